@@ -1,0 +1,57 @@
+// The only file that speaks to CRIU. Every call has a deadline and runs inside the application's
+// world through a ProcessRunner; on failure the error carries the telling lines of CRIU's log.
+// The tree that is dumped is in state T (SIGSTOP) and has no tracer; so is the restored one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "supervisor/base/process_runner.h"
+#include "supervisor/base/result.h"
+#include "supervisor/options.h"
+
+namespace supervise {
+
+// One of the application's standard streams, or another descriptor whose other end is outside.
+struct ExternalFile {
+  std::string id;  // CRIU's name: "pipe:[1234]", "tty[rdev:dev]", "srv/log.txt" (path, no slash)
+  int fd = -1;     // restore: the supervisor's descriptor that takes its place
+};
+
+struct DumpRequest {
+  int root_pid = 0;               // as seen inside the world
+  int image_dir_fd = -1;
+  bool leave_stopped = true;      // false: CRIU ends the tree
+  std::vector<std::string> external;  // values of --external
+  TcpPolicy tcp = TcpPolicy::Keep;
+  std::uint64_t ghost_limit = 1ull << 30;
+};
+
+struct RestoreRequest {
+  int image_dir_fd = -1;
+  std::vector<ExternalFile> inherit;
+  TcpPolicy tcp = TcpPolicy::Keep;
+};
+
+class Criu {
+ public:
+  // `binary` empty: SUPERVISE_CRIU, then the prefix that setup installs into, then PATH.
+  static Result<Criu> find(const std::string& binary = {});
+
+  // stats-dump is read for the figures.
+  struct DumpFigures {
+    double freezing_ms = 0, frozen_ms = 0, memdump_ms = 0, memwrite_ms = 0;
+    std::uint64_t pages_written = 0;
+  };
+  Result<DumpFigures> dump(ProcessRunner& runner, const DumpRequest&, Deadline) const;
+  // The tree's root becomes the child of the process that runs CRIU (--restore-sibling): the
+  // world's init. Returns its PID inside the world. All tasks are left in state T.
+  Result<int> restore(ProcessRunner& runner, const RestoreRequest&, Deadline) const;
+
+  const std::string& binary() const { return binary_; }
+
+ private:
+  std::string binary_;
+};
+
+}  // namespace supervise
