@@ -1,0 +1,387 @@
+#include "tracer/tracer.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <cstring>
+#include <utility>
+
+#include "seccomp/filter.h"
+#include "supervisor/base/errno_class.h"
+#include "tracer/proc_info.h"
+
+namespace supervise {
+
+using ptrace_raw::Regs;
+
+void wait_for_sigchld(Deadline deadline) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  // A status can be there although its SIGCHLD was merged with an earlier one: look every 20 ms.
+  const int ms = std::min(deadline.left_ms(), 20);
+  const timespec limit{0, ms * 1'000'000L};
+  sigtimedwait(&set, nullptr, &limit);
+}
+
+Task* Tracer::find(pid_t tid) {
+  auto it = tasks_.find(tid);
+  return it == tasks_.end() ? nullptr : &it->second;
+}
+
+Task& Tracer::add(pid_t tid) {
+  auto [it, fresh] = tasks_.try_emplace(tid);
+  if (fresh) {
+    it->second.tid = tid;
+    auto status = task_status(tid);
+    it->second.tgid = status ? status->tgid : tid;
+  }
+  return it->second;
+}
+
+void Tracer::remove(pid_t tid) { tasks_.erase(tid); }
+
+std::vector<pid_t> Tracer::processes() const {
+  std::set<pid_t> ids;
+  for (const auto& [tid, task] : tasks_) ids.insert(task.tgid);
+  return {ids.begin(), ids.end()};
+}
+
+Task* Tracer::any_thread(pid_t tgid) {
+  Task* best = nullptr;
+  for (auto& [tid, task] : tasks_) {
+    if (task.tgid != tgid) continue;
+    if (task.state == RunState::Stopped && task.clean) {
+      if (!best || !best->clean || tid == tgid) best = &task;
+    } else if (!best) {
+      best = &task;
+    }
+  }
+  return best;
+}
+
+Status Tracer::seize_new(pid_t pid) {
+  RETURN_IF_ERROR(ptrace_raw::seize(pid, ptrace_raw::kOptions | ptrace_raw::kExitKill));
+  Task& task = add(pid);
+  task.announced = true;
+  task.state = RunState::Running;
+  return {};
+}
+
+bool Tracer::drain() {
+  bool any = false;
+  for (int round = 0; round < 16; ++round) {
+    // First everything that waits, then serve it in order: a busy thread must not starve others.
+    std::vector<std::pair<pid_t, int>> batch;
+    int status = 0;
+    pid_t tid;
+    while (batch.size() < 256 && (tid = waitpid(-1, &status, __WALL | WNOHANG)) > 0)
+      batch.emplace_back(tid, status);
+    if (batch.empty()) break;
+    any = true;
+    for (auto [id, st] : batch) handle(id, st);
+  }
+  return any;
+}
+
+bool Tracer::wait_and_handle(Deadline deadline) {
+  while (!drain()) {
+    if (deadline.passed()) return false;
+    wait_for_sigchld(deadline);
+  }
+  return true;
+}
+
+void Tracer::handle(pid_t tid, int status) {
+  const Stop stop = classify(status);
+  Task* known = find(tid);
+  if (stop.is_end()) {
+    if (!known) {
+      policy_.on_other_child(tid, stop);
+      return;
+    }
+    Task gone = *known;
+    remove(tid);
+    if (gone.vfork_child) {
+      if (Task* parent = find(gone.vfork_parent)) parent->vfork_waiting = false;
+    }
+    policy_.on_end(gone, stop);
+    return;
+  }
+  ++figures_.stops;
+  Task& task = known ? *known : add(tid);
+  task.state = RunState::Stopped;
+  task.stop = stop;
+  task.clean = false;
+  if (!task.announced) return;  // until the parent's event tells of it
+
+  switch (stop.kind) {
+    case StopKind::Seccomp: handle_entry(task); break;
+    case StopKind::CallStop: handle_exit(task); break;
+    case StopKind::Fork:
+    case StopKind::Vfork:
+    case StopKind::Clone: handle_birth(task); break;
+    case StopKind::VforkDone:
+      task.vfork_waiting = false;
+      go_on(task);
+      break;
+    case StopKind::Exec: handle_exec(task); break;
+    case StopKind::GroupStop: handle_group_stop(task); break;
+    case StopKind::Interrupted: handle_interrupted(task); break;
+    case StopKind::Signal: handle_signal(task); break;
+    default: go_on(task); break;
+  }
+}
+
+void Tracer::handle_birth(Task& task) {
+  auto message = ptrace_raw::event_message(task.tid);
+  if (message) {
+    const bool vfork = task.stop.kind == StopKind::Vfork;
+    const pid_t parent_tid = task.tid;
+    Task& child = add(static_cast<pid_t>(*message));
+    child.announced = true;
+    child.vfork_child = vfork;
+    child.vfork_parent = vfork ? parent_tid : 0;
+    if (vfork) task.vfork_waiting = true;
+    policy_.on_new_task(child, parent_tid);
+    if (child.state == RunState::Stopped) {
+      if (child.stop.kind == StopKind::GroupStop) handle_group_stop(child);
+      else handle_interrupted(child);
+    }
+  }
+  go_on(task);
+}
+
+void Tracer::handle_exec(Task& task) {
+  auto former = ptrace_raw::event_message(task.tid);
+  if (former && static_cast<pid_t>(*former) != task.tid) {
+    if (Task* old = find(static_cast<pid_t>(*former))) {
+      task.call = old->call;
+      task.vfork_child = old->vfork_child;
+      task.vfork_parent = old->vfork_parent;
+      remove(static_cast<pid_t>(*former));
+    }
+  }
+  if (task.vfork_child) {
+    if (Task* parent = find(task.vfork_parent)) parent->vfork_waiting = false;
+    task.vfork_child = false;
+  }
+  // Threads that the exec ended: most are reported, a leader that had already ended is not.
+  for (auto it = tasks_.begin(); it != tasks_.end();) {
+    if (it->second.tgid == task.tgid && it->first != task.tid && task_state(it->first) == '?')
+      it = tasks_.erase(it);
+    else
+      ++it;
+  }
+  policy_.on_exec(task);
+  go_on(task);
+}
+
+void Tracer::handle_entry(Task& task) {
+  ++figures_.entries;
+  auto info = ptrace_raw::call_info(task.tid);
+  if (!info) return;
+  Call call;
+  call.nr = static_cast<int>(info->nr);
+  std::copy_n(info->args, 6, call.args.begin());
+  call.foreign = info->seccomp_data == kTagForeignArch;
+  call.row = call.foreign ? nullptr : find_syscall(call.nr);
+  task.call = call;
+  if (must_hold(task)) {
+    drop_call(task);
+    go_on(task);
+    return;
+  }
+  const EntryDecision decision = policy_.on_entry(task);
+  switch (decision.action) {
+    case EntryAction::Pass:
+      task.call.reset();
+      go_on(task);
+      return;
+    case EntryAction::Watch:
+      task.state = RunState::Running;
+      ptrace_raw::cont_to_exit(task.tid).ignore();
+      return;
+    case EntryAction::Hold:
+      task.held = true;
+      return;
+    case EntryAction::Skip: {
+      task.call.reset();
+      auto regs = ptrace_raw::get_regs(task.tid);
+      if (regs) {
+        skip_call(*regs, decision.result);
+        ptrace_raw::set_regs(task.tid, *regs).ignore();
+      }
+      go_on(task);
+      return;
+    }
+  }
+}
+
+void Tracer::handle_exit(Task& task) {
+  ++figures_.exits;
+  if (!task.call) {
+    go_on(task);
+    return;
+  }
+  auto regs = ptrace_raw::get_regs(task.tid);
+  if (!regs) return;
+  const long result = static_cast<long>(regs->rax);
+  if (is_restart_code(result)) {
+    // Not an end: the kernel restarts the call (it traps again), or turns the code into -EINTR
+    // when it calls a handler.
+    policy_.on_call_dropped(task);
+    task.call.reset();
+    go_on(task);
+    return;
+  }
+  const Regs before = *regs;
+  switch (policy_.on_exit(task, result, *regs)) {
+    case ExitAction::Continue:
+      if (memcmp(&before, &*regs, sizeof before) != 0)
+        ptrace_raw::set_regs(task.tid, *regs).ignore();
+      task.call.reset();
+      if (task.exempt) {
+        task.call_done = true;
+        task.exempt = false;
+      }
+      go_on(task);
+      return;
+    case ExitAction::Again:
+      task.call.reset();
+      rewind(task, *regs);
+      go_on(task);
+      return;
+    case ExitAction::AgainHeld:
+      task.call.reset();
+      task.held = true;
+      if (task.exempt) {
+        task.call_done = true;
+        task.exempt = false;
+      }
+      rewind(task, *regs);
+      if (must_hold(task)) go_on(task);
+      return;
+  }
+}
+
+void Tracer::handle_signal(Task& task) {
+  ++figures_.signals;
+  auto info = ptrace_raw::get_siginfo(task.tid);
+  if (!info) return;
+  int sig = task.stop.signal;
+  SignalAction action = SignalAction::Deliver;
+  if (sig == SIGCONT && task.drop_sigcont && info->si_pid == 0) {
+    action = SignalAction::Drop;  // ours: a sender outside the PID namespace shows as 0
+    for (auto& [tid, t] : tasks_)
+      if (t.tgid == task.tgid) t.drop_sigcont = false;
+  } else if (sig == SIGCHLD && (info->si_code == CLD_STOPPED || info->si_code == CLD_CONTINUED) &&
+             Clock::now() - task.unparked < std::chrono::seconds(2)) {
+    action = SignalAction::Drop;  // tells of our own stop and continue of a child
+  } else {
+    action = policy_.on_signal(task, *info);
+  }
+  if (action != SignalAction::Deliver) sig = 0;
+
+  auto status = task_status(task.tid);
+  if (status) {
+    // A traced task is woken even by signals that it ignores; a call that then returns -EINTR
+    // (epoll_wait...) would show it. Rewind unless a handler will run.
+    const bool handler = sig && ((status->caught >> (sig - 1)) & 1);
+    const bool stops = sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
+    if (!handler && !stops && !status->deliverable_signal()) {
+      auto regs = ptrace_raw::get_regs(task.tid);
+      if (regs && in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) rewind(task, *regs);
+    }
+  }
+  if (action == SignalAction::DropHeld) {
+    task.held = true;
+    if (!must_hold(task)) return;
+  }
+  go_on(task, sig);
+}
+
+void Tracer::handle_interrupted(Task& task) {
+  task.interrupted = false;
+  task.app_stopped = false;
+  if (must_hold(task)) {
+    settle(task);
+    return;
+  }
+  if (task.held) {
+    settle(task);
+    return;
+  }
+  // A stray one (its hold was called off): the call it interrupted must not show.
+  settle(task);
+  go_on(task);
+}
+
+void Tracer::handle_group_stop(Task& task) {
+  if (must_hold(task)) {
+    task.interrupted = false;
+    task.app_stopped = true;
+    settle(task);
+    return;
+  }
+  task.app_stopped = false;
+  task.state = RunState::Listening;
+  task.injected = false;
+  ptrace_raw::listen(task.tid).ignore();
+}
+
+bool Tracer::must_hold(const Task& task) const {
+  return holding_ && !task.exempt && !task.vfork_child && !task.vfork_waiting;
+}
+
+void Tracer::go_on(Task& task, int sig) {
+  if (must_hold(task)) {
+    ptrace_raw::interrupt(task.tid).ignore();
+    task.interrupted = true;
+  }
+  task.state = RunState::Running;
+  task.clean = false;
+  ptrace_raw::cont(task.tid, sig).ignore();
+}
+
+void Tracer::drop_call(Task& task) {
+  auto regs = ptrace_raw::get_regs(task.tid);
+  if (!regs) return;
+  policy_.on_call_dropped(task);
+  task.call.reset();
+  rewind(task, *regs);
+}
+
+void Tracer::rewind(Task& task, Regs& regs) {
+  rewind_call(regs);
+  ptrace_raw::set_regs(task.tid, regs).ignore();
+}
+
+void Tracer::settle(Task& task) {
+  task.clean = true;
+  auto regs = ptrace_raw::get_regs(task.tid);
+  if (!regs || !in_call(*regs)) return;
+  const long result = static_cast<long>(regs->rax);
+  if (!is_restart_code(result) && result != -EINTR) return;
+  auto status = task_status(task.tid);
+  if (status && status->deliverable_signal()) return;  // the application's own interruption
+  if (task.call) {
+    policy_.on_call_dropped(task);
+    task.call.reset();
+  }
+  rewind(task, *regs);
+}
+
+void Tracer::release(Task& task) {
+  task.held = false;
+  if (task.state != RunState::Stopped || must_hold(task)) return;
+  if (task.stop.kind == StopKind::Seccomp) {
+    // Asked again: the decision may differ now.
+    handle_entry(task);
+    return;
+  }
+  go_on(task);
+}
+
+}  // namespace supervise

@@ -1,0 +1,140 @@
+// Follows every thread of the application: waits, turns wait statuses into stops, keeps the tree of
+// tasks, asks the policy at call entries, exits and signals, and can hold, inject into, park and
+// adopt all of them. Knows no policy; the policy never calls ptrace.
+//
+// Facts it stands on (ptrace(2), verified on Linux 6.18):
+//  - A child's first stop can come before its parent's birth event: it is kept until announced.
+//  - An exec from a thread that is not the leader makes that thread take the leader's TID; the
+//    leader and the old TID vanish without a report.
+//  - A task in group stop is answered with PTRACE_LISTEN.
+//  - A thread whose call was interrupted only by us (restart codes, or -EINTR with no signal to
+//    deliver) is rewound to the call, so that no call ever returns EINTR on our account.
+//  - While a vfork is open the parent can't be stopped: the child runs on until exec or exit.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "supervisor/base/clock.h"
+#include "supervisor/base/result.h"
+#include "tracer/ptrace_raw.h"
+#include "tracer/task.h"
+
+namespace supervise {
+
+enum class EntryAction {
+  Pass,   // no exit stop
+  Watch,  // on_exit will be asked
+  Hold,   // stays before the call until release(); then the entry is asked again
+  Skip,   // not executed; returns `result`
+};
+struct EntryDecision {
+  EntryAction action = EntryAction::Pass;
+  long result = 0;
+};
+
+enum class ExitAction {
+  Continue,  // registers as they are now in `regs`
+  Again,     // run the call again at once, with the arguments now in `regs`
+  AgainHeld, // the same, but not before release()
+};
+
+enum class SignalAction {
+  Deliver,
+  Drop,
+  DropHeld,  // drop it and keep the task stopped until release()
+};
+
+class TracerPolicy {
+ public:
+  virtual ~TracerPolicy() = default;
+  virtual EntryDecision on_entry(Task& task) = 0;
+  virtual ExitAction on_exit(Task& task, long result, ptrace_raw::Regs& regs) = 0;
+  // The call that was entered will be entered again from the beginning (hold, restart).
+  virtual void on_call_dropped(Task& task) = 0;
+  virtual SignalAction on_signal(Task& task, const siginfo_t& info) = 0;
+  virtual void on_new_task(Task& task, pid_t parent) = 0;
+  virtual void on_exec(Task& task) = 0;
+  virtual void on_end(const Task& task, const Stop& stop) = 0;
+  // A child of ours that is no tracee ended (the world's init, a relay).
+  virtual void on_other_child(pid_t pid, const Stop& stop) = 0;
+};
+
+class Tracer {
+ public:
+  explicit Tracer(TracerPolicy& policy) : policy_(policy) {}
+
+  // Seizes a process that waits before its exec.
+  Status seize_new(pid_t pid);
+  // Serves what is there, at most a few rounds. False when nothing was.
+  bool drain();
+  bool has_tasks() const { return !tasks_.empty(); }
+
+  std::map<pid_t, Task>& tasks() { return tasks_; }
+  Task* find(pid_t tid);
+  std::vector<pid_t> processes() const;  // thread group ids, ascending
+  Task* any_thread(pid_t tgid);          // one that is stopped and clean when there is one
+
+  void release(Task& task);  // lets a held task go on
+  bool holding() const { return holding_; }
+
+  // Brings every task to a clean stop. The error names the thread and the call that would not
+  // stop in time (uninterruptible sleep); everything goes on then.
+  Status hold_all(Deadline deadline);
+  void resume_all();  // except tasks that the policy holds
+  // With everything held: lets one held task run until its call has ended, then holds it again.
+  Status run_call_alone(Task& task, Deadline deadline);
+
+  // From the held state: every process in state T (SIGSTOP), no tracer. What the application had
+  // stopped itself is in stopped_by_app().
+  Status park(Deadline deadline);
+  const std::set<pid_t>& stopped_by_app() const { return stopped_by_app_; }
+  // Takes over a tree in state T; held afterwards (resume_all lets it go).
+  Status adopt(pid_t root, const std::set<pid_t>& stopped_by_app, Deadline deadline);
+  // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
+  // leaves the application stopped and not running without a tracer; undo_safety takes it back.
+  Status make_safe();
+  void undo_safety();
+
+  struct Figures {
+    std::uint64_t stops = 0, entries = 0, exits = 0, signals = 0;
+  };
+  const Figures& figures() const { return figures_; }
+
+ private:
+  friend class Injector;
+  Task& add(pid_t tid);
+  void remove(pid_t tid);
+  void handle(pid_t tid, int status);
+  void handle_birth(Task& task);
+  void handle_exec(Task& task);
+  void handle_entry(Task& task);
+  void handle_exit(Task& task);
+  void handle_signal(Task& task);
+  void handle_interrupted(Task& task);
+  void handle_group_stop(Task& task);
+  // Resumes a task after its stop was served; while holding, towards a clean stop instead.
+  void go_on(Task& task, int sig = 0);
+  bool must_hold(const Task& task) const;
+  void drop_call(Task& task);
+  void rewind(Task& task, ptrace_raw::Regs& regs);
+  void settle(Task& task);  // a clean stop: rewinds an interrupted call
+  bool wait_and_handle(Deadline deadline);
+  std::string describe_stuck() const;
+
+  TracerPolicy& policy_;
+  std::map<pid_t, Task> tasks_;
+  bool holding_ = false;
+  bool safe_ = false;
+  std::set<pid_t> stopped_by_app_;
+  Figures figures_;
+};
+
+// Waits for a SIGCHLD (which the program keeps blocked) or the deadline.
+void wait_for_sigchld(Deadline deadline);
+
+}  // namespace supervise
