@@ -25,7 +25,10 @@ struct FilterPlan {
 };
 
 struct FilterOptions {
-  bool sockets_and_ipc = false;  // Trap::OnDemand rows too
+  // Trap::OnDemand rows, by class.
+  bool sockets_and_ipc = false;  // Socket, Ipc, None
+  bool mappings = false;         // Map: munmap, mremap, mprotect
+  bool processes = false;        // Process and Descriptor: clone, fork, execve...
 };
 
 FilterPlan filter_plan(const FilterOptions& options);

@@ -55,8 +55,16 @@ enum class IoClass : std::uint8_t {
 
 enum class Trap : std::uint8_t {
   Always,   // RET_TRACE
-  OnDemand, // only when an option asks for it (sockets and IPC for a warm point)
+  OnDemand, // only when an option asks for it (FilterOptions)
   Errno,    // the filter itself answers with ENOSYS
+};
+
+// The call is trapped only when (argument & mask) == value; the kernel tests it, so the others run
+// at full speed.
+struct ArgMatch {
+  unsigned arg = 0;
+  std::uint64_t mask = 0;
+  std::uint64_t value = 0;
 };
 
 struct SyscallRow {
@@ -68,14 +76,19 @@ struct SyscallRow {
   bool exit_stop;      // the result matters: an exit stop is asked for (when a storage path may be concerned)
   bool idempotent;     // running it again after an error has the effect of running it once
   std::string_view note;  // for the manual: what is done with it, or why not
+  std::span<const ArgMatch> when = {};  // empty: always; otherwise trapped when any of them matches
 };
 
-std::span<const SyscallRow> syscall_table();
+std::span<const SyscallRow> syscall_table();           // by number, ascending
 const SyscallRow* find_syscall(int number);            // O(1)
 const SyscallRow* find_syscall(std::string_view name);
 // Name of any system call (also those without a row), "syscall_462" when unknown.
 std::string_view syscall_name(int number);
 // Index of the first argument of that kind, -1 when none.
 int arg_index(const SyscallRow& row, ArgKind kind);
+// Names as `supervise list-syscalls` prints them.
+std::string_view to_string(IoClass io);
+std::string_view to_string(ArgKind kind);
+std::string_view to_string(Trap trap);
 
 }  // namespace supervise
