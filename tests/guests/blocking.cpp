@@ -418,8 +418,12 @@ void add_sockets() {
   });
 }
 
+int semaphores = -1, queues[2] = {-1, -1};
+
 void add_sysv() {
-  static int sems = semget(IPC_PRIVATE, 2, 0600), in = msgget(IPC_PRIVATE, 0600), full = msgget(IPC_PRIVATE, 0600);
+  semaphores = semget(IPC_PRIVATE, 2, 0600);
+  for (int& queue : queues) queue = msgget(IPC_PRIVATE, 0600);
+  static const int sems = semaphores, in = queues[0], full = queues[1];
   must(sems >= 0 && in >= 0 && full >= 0, "sysv ipc");
   struct Message { long type; char text[512]; };
   released("semop", 7, [] { sembuf op{0, -1, 0}; return semop(sems, &op, 1); }, returns(0),
@@ -437,24 +441,9 @@ void add_sysv() {
 }
 
 void remove_sysv() {
-  // The sets are private to this run; their ids are the newest ones that we own.
-  for (int what = 0; what < 2; ++what) {
-    FILE* f = fopen(what ? "/proc/sysvipc/msg" : "/proc/sysvipc/sem", "r");
-    if (!f) continue;
-    char text[512];
-    while (fgets(text, sizeof text, f)) {
-      long key, id;
-      if (sscanf(text, "%ld %ld", &key, &id) != 2 || key != 0) continue;
-      struct msqid_ds q;
-      struct semid_ds s;
-      union { int value; struct semid_ds* set; } arg{};
-      arg.set = &s;
-      if (what && msgctl(id, IPC_STAT, &q) == 0 && (q.msg_lspid == getpid() || q.msg_lrpid == getpid()))
-        msgctl(id, IPC_RMID, nullptr);
-      if (!what && semctl(id, 0, IPC_STAT, arg) == 0 && semctl(id, 0, GETPID) == getpid()) semctl(id, 0, IPC_RMID);
-    }
-    fclose(f);
-  }
+  if (semaphores >= 0) semctl(semaphores, 0, IPC_RMID);
+  for (int queue : queues)
+    if (queue >= 0) msgctl(queue, IPC_RMID, nullptr);
 }
 
 void add_mqueue() {
