@@ -1,0 +1,161 @@
+// One supervised run: owns the world, the tracer, the storage paths and the loop
+// (wait, step, resume). The way of a call: on_entry -> handlers -> on_exit -> on success the
+// journal learns, on an error recovery names the rung, and what needs all threads held is done by
+// the loop (fail_over, handover, checkpoint), never inside a stop.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "restore/manifest.h"
+#include "supervisor/events.h"
+#include "supervisor/handlers/call_context.h"
+#include "supervisor/options.h"
+#include "supervisor/recovery.h"
+#include "supervisor/storage_path.h"
+#include "supervisor/world.h"
+#include "tracer/tracer.h"
+
+namespace supervise {
+
+class ControlServer;
+
+struct SessionConfig {
+  std::string name;
+  std::vector<PathSpec> paths;    // dirs on this host
+  std::vector<std::string> places;  // where the application sees them, in the order of `paths`
+  std::vector<Rule> rules;
+  bool observe = false;
+  JournalMode journal = JournalMode::Content;
+  std::uint64_t journal_limit = 256ull << 20;
+  std::string standby;            // dir:PATH, empty: none
+  std::string images_dir;
+  TcpPolicy tcp = TcpPolicy::Keep;
+  int handover_exit_code = 113;
+  Millis path_deadline{30000};
+  std::vector<std::string> command;  // for the manifest and status
+};
+
+struct Incident {
+  std::uint64_t id = 0;
+  std::int64_t first_error_unix_ns = 0;
+  Clock::time_point first_error{};
+};
+
+// One failed call on its way through the ladder; lives until the call succeeds or is reported.
+struct FailedCall {
+  StoragePath* path = nullptr;
+  int nr = -1;
+  int err = 0;
+  CallKind kind = CallKind::Ordinary;
+  Ladder ladder;
+  Attempts attempts;
+  Clock::time_point again_at{};   // retry and wait: when it is released
+  enum { Timer, Replay, Alternate, Running } waits_for = Timer;
+  bool sigbus = false;
+  std::uint64_t sigbus_addr = 0;
+  std::uint64_t incident = 0;
+};
+
+// A transfer that is finished in pieces.
+struct Pieces {
+  Args original{};
+  std::uint64_t done = 0;
+};
+
+class Session : public TracerPolicy {
+ public:
+  Session(SessionConfig config, Events& events);
+  ~Session() override;
+
+  // Creates the world and the application in it, stopped before its first instruction runs freely.
+  Status launch(const std::vector<std::string>& argv);
+  // Takes over a restored tree (root as seen from outside) in `world`; the application runs when
+  // loop() is entered.
+  Status take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped);
+  // Until the application has ended or was handed over. Returns supervise's exit status.
+  int loop();
+
+  // On the second host: told once, at the first good I/O on a storage path.
+  std::function<void()> on_first_io;
+
+  // TracerPolicy
+  EntryDecision on_entry(Task& task) override;
+  ExitAction on_exit(Task& task, long result, ptrace_raw::Regs& regs) override;
+  void on_call_dropped(Task& task) override;
+  SignalAction on_signal(Task& task, const siginfo_t& info) override;
+  void on_new_task(Task& task, pid_t parent) override;
+  void on_exec(Task& task) override;
+  void on_end(const Task& task, const Stop& stop) override;
+  void on_other_child(pid_t pid, const Stop& stop) override;
+
+ private:
+  friend class Handover;
+
+  // session_recovery.cpp
+  ExitAction fail(Task& task, CallContext& ctx, int err, ptrace_raw::Regs& regs);
+  ExitAction give_result(Task& task, long result, ptrace_raw::Regs& regs);
+  SignalAction on_sigbus(Task& task, const siginfo_t& info);
+  void step_ladder(Task& task, FailedCall& call);
+  void report_failed(Task& task, FailedCall& call);
+  void open_incident(StoragePath& path, const std::string& what);
+  void close_incident_if_done();
+  Surroundings surroundings(const StoragePath& path) const;
+  void completed(Task& task, FailedCall& call);
+  void serve_recovery();               // timers, replays, alternates that are due
+  void serve_replays();
+  bool make_durable(StoragePath& path, const char* why);  // replay over the path in use
+  bool fail_over(StoragePath& path);   // switch to an alternate with everything held
+  bool try_alternate(StoragePath& path, std::size_t index);
+  Status replay_on(StoragePath& path, const std::string& dir);
+  Status run_hook(const StoragePath& path, const std::string& command, const std::string& dir,
+                  const std::string& from, const std::string& reason);
+  bool finish_at_end();                // the application ended: what is not durable yet
+
+  // session.cpp
+  bool release_waiting_writers(const InodeKey& key);
+  void after_stop_work();
+  void serve_control();
+  void serve_signals();
+  int exit_status() const;
+  Clock::time_point next_timer() const;
+  std::string status_json() const;
+  void run_handover(const std::string& reason);
+  Result<std::string> run_checkpoint(bool stop);
+
+  SessionConfig config_;
+  Events& events_;
+  Policy policy_;
+  std::unique_ptr<World> world_;
+  Tracer tracer_;
+  StoragePaths paths_;
+  pid_t app_pid_ = 0;          // first process of the application, as we see it
+  std::optional<Stop> app_end_;
+  std::map<pid_t, CallContext> calls_;
+  std::map<pid_t, FailedCall> failed_;
+  std::map<pid_t, Pieces> pieces_;
+  struct Queue {
+    pid_t owner = 0;
+    std::list<pid_t> waiting;
+  };
+  std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
+  Incident incident_;
+  std::uint64_t incidents_ = 0;
+  bool want_handover_ = false;
+  std::string handover_reason_;
+  bool handover_failed_ = false;
+  bool handed_over_ = false;
+  bool first_io_told_ = false;
+  int forwarded_signals_ = 0;
+  std::unique_ptr<ControlServer> control_;
+  UniqueFd signal_fd_, epoll_;
+  Clock::time_point started_ = Clock::now();
+  std::vector<std::function<void()>> deferred_;  // control requests that need everything held
+  std::string last_image_;
+};
+
+}  // namespace supervise
