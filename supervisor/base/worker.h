@@ -1,8 +1,10 @@
 // Runs a function in a forked child and returns the bytes and descriptors that it hands back, with
 // a deadline: file system work on a path that may hang never blocks the supervisor. The child
 // shares nothing by reference but sees the parent's memory as it was. A child that does not end in
-// time is killed; when it sits in uninterruptible sleep it is left behind and named in the error.
-// Call it only from a single-threaded process.
+// time is killed (with its process group); when it sits in uninterruptible sleep it is left behind
+// and named in the error. Errors: ETIMEDOUT at the deadline; otherwise fn's own error, with `what`
+// in front. In the child all signals are blocked and it is a process group of its own. Call it only
+// from a single-threaded process.
 #pragma once
 
 #include <functional>
