@@ -20,6 +20,7 @@ struct HostIdentity {
   std::string boot_id;
   int pid = 0;
   std::uint64_t start_time = 0;  // field 22 of /proc/PID/stat
+  std::uint64_t pid_namespace = 0;  // inode of /proc/self/ns/pid: a PID means nothing elsewhere
   static HostIdentity self();
 };
 

@@ -1,0 +1,17 @@
+// SHA-256 (OpenSSL EVP) of bytes and of files, as 64 lower-case hex digits.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "supervisor/base/result.h"
+
+namespace supervise {
+
+std::string sha256_of_bytes(const std::string& bytes);
+// Of the first `limit` bytes of a regular file, or of all; does not move the file offset. When the
+// file is shorter than a given limit: an error with ENODATA. `size` takes the bytes hashed.
+Result<std::string> sha256_of_file(int fd, std::uint64_t* size = nullptr,
+                                   std::uint64_t limit = UINT64_MAX);
+
+}  // namespace supervise
