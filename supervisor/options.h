@@ -61,6 +61,54 @@ struct StandbyOptions {  // standby, restore
   int handover_exit_code = 113;
   std::string onward_standby;   // --standby of restore/standby: where this host hands over to
   std::string images_dir;
+  Millis path_deadline{30000};  // --path-deadline
 };
+
+struct ControlOptions {  // status, checkpoint, handover, activate
+  std::string name;      // empty for status: all that run here
+  bool json = false;
+  bool stop = false;     // checkpoint --stop
+  std::string to;        // handover --to
+  Millis timeout{0};     // how long the answer may take
+};
+
+struct ImagesOptions {
+  std::string action;                 // list, inspect, verify, prune, export, import
+  std::vector<std::string> operands;
+  std::string images_dir;             // absolute; the default when --images is not given
+  std::size_t keep = 3;               // prune
+  bool json = false;
+};
+
+struct DoctorOptions {
+  bool json = false;
+  std::vector<PathSpec> paths;  // not checked for existence: the probes tell
+  std::string images_dir;
+  std::string standby;
+};
+
+enum class CommandId {
+  Run, Standby, Restore, Activate, Status, Checkpoint, Handover, Images, Doctor, ListSyscalls,
+  Completions, Man, Version, Help,
+};
+
+struct Invocation {
+  CommandId command = CommandId::Help;
+  RunOptions run;
+  StandbyOptions standby;  // Standby and Restore
+  ControlOptions control;
+  ImagesOptions images;
+  DoctorOptions doctor;
+  std::string topic;       // Help: command, or empty; Completions: shell
+  bool json = false;       // ListSyscalls, Version
+  std::vector<std::string> warnings;  // to be logged before the application starts
+};
+
+// `args` without the program's name. Looks at the file system (directories of --path, --standby,
+// --from must exist). The error names the option, the place in its text and what was expected.
+Result<Invocation> parse_command_line(const std::vector<std::string>& args);
+
+// /var/lib/supervise/images for root, otherwise $XDG_STATE_HOME or ~/.local/state below.
+std::string default_images_dir();
 
 }  // namespace supervise
