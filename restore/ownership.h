@@ -2,8 +2,9 @@
 // STORE/NAME/: `epoch` (a number that only grows), per image `commit.json` (written by the origin;
 // before it only the origin may run, after it only a host that claimed the image) and `claim.json`
 // (made with link(2), which is atomic on every shared file system: one winner). A claim names host,
-// boot id, PID and start time, so that a claim of a dead process on the *same* host and boot, or
-// one that its owner gave back, can be taken over; a claim of another host never is.
+// boot id, PID and start time, so that a claim of a dead process on the *same* host and boot that
+// never let the application run, or one that its owner gave back, can be taken over; a claim of
+// another host never is.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "restore/manifest.h"
+#include "supervisor/base/clock.h"
 #include "supervisor/base/result.h"
 
 namespace supervise {
@@ -34,7 +36,9 @@ struct Commit {
 struct Claim {
   std::uint64_t epoch = 0;
   HostIdentity owner;
-  std::string state;  // "claimed", "running", "ended"
+  // "claimed" (restored or about to be, nothing has run), "running" (say so *before* the first
+  // thread is let go), "ended" (it ran here and is over), "retracted" (the origin took the commit back)
+  std::string state;
   std::int64_t since_unix_ns = 0;
   std::int64_t first_io_unix_ns = 0;  // first good I/O on the new host; 0: not yet
 };
@@ -43,18 +47,34 @@ class Ownership {
  public:
   explicit Ownership(std::string app_dir) : dir_(std::move(app_dir)) {}
 
-  Result<std::uint64_t> epoch() const;
-  // Raises the epoch by one under a lock in the directory and returns the new one.
+  Result<std::uint64_t> epoch() const;  // 0 when none was ever raised
+  // Raises the epoch by one under a lock in the directory and returns the new one. ETIMEDOUT when
+  // the lock can't be had within lock_timeout.
   Result<std::uint64_t> raise_epoch();
 
-  // Origin: the point of no return.
+  // Origin: the point of no return. On an error nothing is committed and never will be, with one
+  // exception: ENOTRECOVERABLE means in doubt (the storage failed right then, and taking the commit
+  // back failed too). Then the origin must neither run the application nor end it: it asks again
+  // with commit() or retract() until one of them gives an answer. Calling it again is harmless.
   Status commit(const std::string& image_dir, const Commit& commit);
+  // Takes a commit back for good: claims the image so that nobody else can, then removes the
+  // commit. EBUSY: too late, a successor has it, so it is committed.
+  Status retract(const std::string& image_dir);
   Result<std::optional<Commit>> committed(const std::string& image_dir) const;
 
-  // Successor. EBUSY names the owner when somebody alive (or on another host) has it.
-  Status claim(const std::string& image_dir, std::uint64_t epoch);
+  // Successor, after it has seen committed(); it reads committed() once more afterwards, since the
+  // origin may have taken the commit back in between. EBUSY names the owner when somebody alive (or on
+  // another host) has it; EALREADY when the application has run from this image already, so that
+  // running it again would repeat its writes; even_if_it_ran allows that for a dead owner of this
+  // host and for "ended". Claiming twice in one process is harmless.
+  Status claim(const std::string& image_dir, std::uint64_t epoch, bool even_if_it_ran = false);
+  // Owner only: EPERM names the one who has it now.
   Status update_claim(const std::string& image_dir, const Claim& claim);
+  // Owner only, and only in state "claimed" (EALREADY): gives it back, for any host to take.
+  Status release(const std::string& image_dir);
   Result<std::optional<Claim>> claimed(const std::string& image_dir) const;
+
+  Millis lock_timeout{5000};
 
  private:
   std::string dir_;

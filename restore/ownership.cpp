@@ -1,0 +1,239 @@
+#include "restore/ownership.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <charconv>
+
+#include "restore/host_identity.h"
+#include "restore/identity_members.h"
+#include "restore/image_layout.h"
+#include "restore/image_store.h"
+#include "restore/store_files.h"
+#include "supervisor/base/fault_point.h"
+#include "supervisor/base/scope_exit.h"
+
+namespace supervise {
+
+template <class V, json_io::Of<Commit> P>
+void members(V& v, P& c) {
+  v("epoch", c.epoch);
+  v("generation", c.generation);
+  v("origin", c.origin);
+  v("committed_unix_ns", c.committed_unix_ns);
+}
+
+template <class V, json_io::Of<Claim> P>
+void members(V& v, P& c) {
+  v("epoch", c.epoch);
+  v("owner", c.owner);
+  v("state", c.state);
+  v("since_unix_ns", c.since_unix_ns);
+  v("first_io_unix_ns", c.first_io_unix_ns);
+}
+
+namespace {
+
+constexpr const char* kClaimed = "claimed";
+constexpr const char* kEnded = "ended";
+constexpr const char* kRetracted = "retracted";
+
+std::string commit_file(const std::string& image) { return image + "/" + kCommitName; }
+std::string claim_file(const std::string& image) { return image + "/" + kClaimName; }
+std::string claim_lock(const std::string& image) { return image + "/.claim.lock"; }
+
+template <class T>
+Result<std::optional<T>> read_record(const std::string& path) {
+  ASSIGN_OR_RETURN(auto text, read_file_if_there(path));
+  if (!text) return std::optional<T>();
+  ASSIGN_OR_RETURN(T record, json_io::read_object<T>(path, *text));
+  return std::optional<T>(std::move(record));
+}
+
+enum class Linked { Won, Lost };
+
+// Makes `path` with this content unless it is there. Over NFS the answer to link(2) may get lost:
+// the link count of our file tells.
+// `in_doubt` is set when an error leaves open whether the link was made.
+Result<Linked> link_new(const std::string& path, const std::string& content, bool* in_doubt = nullptr) {
+  ASSIGN_OR_RETURN(std::string temp, write_temp_file(path, content, true));
+  ScopeExit remove([&] { unlink(temp.c_str()); });
+  if (link(temp.c_str(), path.c_str()) == 0) return Linked::Won;
+  int err = errno;
+  struct stat st{};
+  bool known = stat(temp.c_str(), &st) == 0;
+  if (known && st.st_nlink == 2) return Linked::Won;
+  if (err == EEXIST) return Linked::Lost;
+  if (in_doubt) *in_doubt = !known;
+  std::string what = fmt::format("link {}", path);
+  if (err == EPERM || err == EOPNOTSUPP || err == ENOSYS) {
+    what += " (the image store must be on a file system with hard links)";
+  }
+  return errno_error(err, what);
+}
+
+bool same_commit(const Commit& a, const Commit& b) {
+  return a.epoch == b.epoch && a.generation == b.generation && same_process(a.origin, b.origin);
+}
+
+Claim new_claim(std::uint64_t epoch, const char* state) {
+  return {epoch, HostIdentity::self(), state, unix_now_ns(), 0};
+}
+
+Error busy(const std::string& image, const Claim& c, const char* why) {
+  return errno_error(EBUSY, fmt::format("image {} is claimed by {} (epoch {}, state {}): {}", image,
+                                        describe(c.owner), c.epoch, c.state, why));
+}
+
+// Nothing when this claim may be taken over by us.
+std::optional<Error> why_not(const std::string& image, const Claim& c, bool even_if_it_ran) {
+  if (c.state == kRetracted) {
+    return busy(image, c, "its origin took the hand-over back and goes on there");
+  }
+  bool over = c.state == kEnded;
+  switch (over ? Liveness::Gone : liveness_of(c.owner)) {
+    case Liveness::Alive:
+      return busy(image, c, "that process is alive");
+    case Liveness::Unknown:
+      return busy(image, c, fmt::format("only there can be told whether it is alive; when that host "
+                                        "is known to be dead, remove {}", claim_file(image)).c_str());
+    case Liveness::Gone:
+      break;
+  }
+  if (c.state == kClaimed || even_if_it_ran) return std::nullopt;
+  return errno_error(EALREADY, fmt::format(
+      "image {}: the application has run from it on {} (epoch {}, state {}); running it again would "
+      "repeat what it wrote since", image, describe(c.owner), c.epoch, c.state));
+}
+
+}  // namespace
+
+Result<std::uint64_t> Ownership::epoch() const {
+  std::string path = dir_ + "/epoch";
+  ASSIGN_OR_RETURN(auto text, read_file_if_there(path));
+  if (!text) return std::uint64_t{0};
+  std::uint64_t n = 0;
+  const char* end = text->data() + text->size();
+  auto [p, ec] = std::from_chars(text->data(), end, n);
+  if (ec != std::errc() || p == text->data() || (p != end && *p != '\n')) {
+    return plain_error(fmt::format("{} does not hold a number", path));
+  }
+  return n;
+}
+
+Result<std::uint64_t> Ownership::raise_epoch() {
+  ASSIGN_OR_RETURN(auto lock, lock_file(dir_ + "/.epoch.lock", Deadline::in(lock_timeout)));
+  ASSIGN_OR_RETURN(auto now, epoch());
+  RETURN_IF_ERROR(write_file_durably(dir_ + "/epoch", fmt::format("{}\n", now + 1)));
+  return now + 1;
+}
+
+Status Ownership::commit(const std::string& image_dir, const Commit& commit) {
+  RETURN_IF_ERROR(fault_point("commit.before"));
+  const std::string path = commit_file(image_dir);
+  bool in_doubt = false;
+  auto outcome = [&]() -> Status {
+    ASSIGN_OR_RETURN(auto linked, link_new(path, json_io::write_object(commit), &in_doubt));
+    in_doubt = linked == Linked::Won;
+    if (linked == Linked::Lost) {
+      ASSIGN_OR_RETURN(auto there, read_record<Commit>(path));
+      if (!there || !same_commit(*there, commit)) {
+        return errno_error(EEXIST, fmt::format("{}: another process has committed this image", path));
+      }
+      in_doubt = true;
+    }
+    RETURN_IF_ERROR(fault_point("commit.linked"));
+    RETURN_IF_ERROR(sync_dir(image_dir));
+    return fault_point("commit.synced");
+  }();
+  if (outcome.ok() || !in_doubt) return outcome;
+  auto back = retract(image_dir);
+  if (back.ok()) return outcome;
+  if (back.error().err == EBUSY) return {};
+  return errno_error(ENOTRECOVERABLE, fmt::format("commit of image {} is in doubt: {}; and taking it "
+                                                  "back: {}", image_dir, outcome.error().message(),
+                                                  back.error().message()));
+}
+
+Status Ownership::retract(const std::string& image_dir) {
+  RETURN_IF_ERROR(fault_point("retract.before"));
+  const std::string path = claim_file(image_dir);
+  ASSIGN_OR_RETURN(auto linked, link_new(path, json_io::write_object(new_claim(0, kRetracted))));
+  if (linked == Linked::Lost) {
+    ASSIGN_OR_RETURN(auto there, read_record<Claim>(path));
+    // A claim that was given back in this moment: the caller asks again.
+    if (!there) return errno_error(EAGAIN, fmt::format("retract {}", path));
+    if (there->state != kRetracted) return busy(image_dir, *there, "the hand-over is committed");
+  }
+  RETURN_IF_ERROR(sync_dir(image_dir));
+  if (unlink(commit_file(image_dir).c_str()) != 0 && errno != ENOENT) {
+    return errno_error(fmt::format("remove {}", commit_file(image_dir)));
+  }
+  return sync_dir(image_dir);
+}
+
+Result<std::optional<Commit>> Ownership::committed(const std::string& image_dir) const {
+  return read_record<Commit>(commit_file(image_dir));
+}
+
+Status Ownership::claim(const std::string& image_dir, std::uint64_t epoch, bool even_if_it_ran) {
+  RETURN_IF_ERROR(fault_point("claim.before"));
+  const std::string path = claim_file(image_dir);
+  const Claim ours = new_claim(epoch, kClaimed);
+  const std::string text = json_io::write_object(ours);
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    ASSIGN_OR_RETURN(auto linked, link_new(path, text));
+    if (linked == Linked::Won) {
+      RETURN_IF_ERROR(sync_dir(image_dir));
+      return fault_point("claim.synced");
+    }
+    // Only a dead owner's own host replaces its claim, so the lock need not work across hosts (but
+    // for an "ended" claim that the operator overrides).
+    ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+    ASSIGN_OR_RETURN(auto there, read_record<Claim>(path));
+    if (!there) continue;  // given back since
+    if (same_process(there->owner, ours.owner) && there->epoch == epoch && there->state == kClaimed) {
+      return {};
+    }
+    if (auto no = why_not(image_dir, *there, even_if_it_ran)) return *no;
+    RETURN_IF_ERROR(write_file_durably(path, text));
+    return fault_point("claim.taken_over");
+  }
+  return errno_error(EBUSY, fmt::format("{} comes and goes: other processes claim it", path));
+}
+
+Status Ownership::update_claim(const std::string& image_dir, const Claim& claim) {
+  ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+  ASSIGN_OR_RETURN(auto there, claimed(image_dir));
+  if (!there) return errno_error(EPERM, fmt::format("image {} is claimed by nobody", image_dir));
+  if (!same_process(there->owner, claim.owner) || there->epoch != claim.epoch) {
+    return errno_error(EPERM, fmt::format("image {} is claimed by {} (epoch {}), not by {} (epoch {})",
+                                          image_dir, describe(there->owner), there->epoch,
+                                          describe(claim.owner), claim.epoch));
+  }
+  return write_file_durably(claim_file(image_dir), json_io::write_object(claim));
+}
+
+Status Ownership::release(const std::string& image_dir) {
+  ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+  ASSIGN_OR_RETURN(auto there, claimed(image_dir));
+  if (!there) return {};
+  if (!same_process(there->owner, HostIdentity::self())) {
+    return errno_error(EPERM, fmt::format("image {} is claimed by {}", image_dir, describe(there->owner)));
+  }
+  if (there->state != kClaimed) {
+    return errno_error(EALREADY, fmt::format("image {}: state {}, only a claim that never ran can be "
+                                             "given back", image_dir, there->state));
+  }
+  if (unlink(claim_file(image_dir).c_str()) != 0) {
+    return errno_error(fmt::format("remove {}", claim_file(image_dir)));
+  }
+  return sync_dir(image_dir);
+}
+
+Result<std::optional<Claim>> Ownership::claimed(const std::string& image_dir) const {
+  return read_record<Claim>(claim_file(image_dir));
+}
+
+}  // namespace supervise
