@@ -117,6 +117,7 @@ class Session : public TracerPolicy {
   bool finish_at_end();                // the application ended: what is not durable yet
 
   // session.cpp
+  Status open_control();
   bool release_waiting_writers(const InodeKey& key);
   void after_stop_work();
   void serve_control();

@@ -254,13 +254,16 @@ void Tracer::handle_exit(Task& task) {
       go_on(task);
       return;
     case ExitAction::AgainHeld:
+      rewind_call(*regs);
+      [[fallthrough]];
+    case ExitAction::ContinueHeld:
+      ptrace_raw::set_regs(task.tid, *regs).ignore();
       task.call.reset();
       task.held = true;
       if (task.exempt) {
         task.call_done = true;
         task.exempt = false;
       }
-      rewind(task, *regs);
       if (must_hold(task)) go_on(task);
       return;
   }

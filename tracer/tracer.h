@@ -40,7 +40,8 @@ struct EntryDecision {
 enum class ExitAction {
   Continue,  // registers as they are now in `regs`
   Again,     // run the call again at once, with the arguments now in `regs`
-  AgainHeld, // the same, but not before release()
+  AgainHeld,     // the same, but not before release()
+  ContinueHeld,  // Continue, but not before release()
 };
 
 enum class SignalAction {

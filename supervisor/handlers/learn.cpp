@@ -236,8 +236,7 @@ void learn_names(StoragePaths& paths, const Task& task, const Args& args, CallCo
       return;
     case SYS_link: case SYS_linkat: {
       if (!to) return;
-      std::uint64_t ino = from.ino;
-      if (!from.exists) ino = resolve_arg(paths, task, args, 1).ino;
+      const std::uint64_t ino = from.exists ? from.ino : resolve_arg(paths, task, args, 1).ino;
       if (from.exists) journal.seen(key_of(ino), from.name, kind_of(from.mode));
       journal.linked(key_of(ino), from.name, to.name);
       return;

@@ -1,0 +1,368 @@
+#include "supervisor/session.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "seccomp/filter.h"
+#include "supervisor/control.h"
+
+extern char** environ;
+
+namespace supervise {
+
+namespace {
+
+// Signals that an operator sends to the program and that are meant for the application.
+constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
+                              SIGCONT, SIGTSTP};
+
+InodeKey writer_key(const CallContext& ctx) {
+  return {reinterpret_cast<std::uint64_t>(ctx.path), ctx.facts.ino};
+}
+
+}  // namespace
+
+Session::Session(SessionConfig config, Events& events)
+    : config_(std::move(config)), events_(events), policy_(config_.rules), tracer_(*this) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  for (int s : kForwarded) sigaddset(&set, s);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  signal_fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  epoll_event ev{EPOLLIN, {.fd = signal_fd_.get()}};
+  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, signal_fd_.get(), &ev);
+}
+
+Session::~Session() = default;
+
+namespace {
+
+Status fill_paths(StoragePaths& paths, const SessionConfig& config, const World& world) {
+  paths.set_by_mount(world.has_namespaces());
+  for (std::size_t i = 0; i < config.paths.size(); ++i) {
+    const PathSpec& spec = config.paths[i];
+    StoragePath p;
+    p.name = spec.name;
+    p.place = config.places[i];
+    p.dirs = spec.dirs;
+    p.up = spec.up;
+    p.down = spec.down;
+    for (const std::string& dir : spec.dirs) {
+      struct stat st {};
+      if (stat(dir.c_str(), &st) == 0) p.dev_at_start.emplace_back(st.st_dev);
+      else p.dev_at_start.emplace_back(std::nullopt);
+    }
+    p.read_only_at_start = access(spec.dirs[0].c_str(), W_OK) != 0 && errno == EROFS;
+    p.journal = Journal(config.journal == JournalMode::Content);
+    p.mounts = world.mount_ids(spec.name);
+    if (p.mounts.empty())
+      return plain_error(fmt::format("storage path {}: {} is no mount in the application's world",
+                                     spec.name, p.place));
+    paths.add(std::move(p));
+  }
+  return {};
+}
+
+}  // namespace
+
+// A second supervisor of the same name is refused; anything else only costs the control socket.
+Status Session::open_control() {
+  auto control = ControlServer::listen(config_.name);
+  if (!control) {
+    if (control.error().err == EADDRINUSE) return control.error();
+    events_.warn("control.unavailable", control.error().message());
+    return {};
+  }
+  control_ = control.take();
+  epoll_event ev{EPOLLIN, {.fd = control_->fd()}};
+  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, control_->fd(), &ev);
+  return {};
+}
+
+Status Session::launch(const std::vector<std::string>& argv) {
+  RETURN_IF_ERROR(open_control());
+  WorldSpec world;
+  for (std::size_t i = 0; i < config_.paths.size(); ++i)
+    world.places.push_back({config_.paths[i].name, config_.places[i], config_.paths[i].dirs[0]});
+  ASSIGN_OR_RETURN(world_, World::create(world));
+  for (const std::string& limit : world_->limits()) events_.warn("world.limited", limit);
+  RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
+
+  ASSIGN_OR_RETURN(const auto filter, filter_build(filter_plan({})));
+  const sock_fprog program{static_cast<unsigned short>(filter.size()),
+                           const_cast<sock_filter*>(filter.data())};
+  LaunchSpec spec;
+  spec.argv = argv;
+  for (char** e = environ; *e; ++e) spec.env.emplace_back(*e);
+  std::unique_ptr<char, decltype(&free)> cwd(get_current_dir_name(), free);
+  spec.cwd = cwd ? cwd.get() : "/";
+  spec.filter = &program;
+  ASSIGN_OR_RETURN(app_pid_, world_->prepare_launch(spec));
+  RETURN_IF_ERROR(tracer_.seize_new(app_pid_));
+  return world_->release_launch();
+}
+
+Status Session::take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped) {
+  RETURN_IF_ERROR(open_control());
+  world_ = std::move(world);
+  RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
+  app_pid_ = root;
+  return tracer_.adopt(root, stopped, Deadline::in(Millis(20000)));
+}
+
+int Session::loop() {
+  if (tracer_.holding()) tracer_.resume_all();
+
+  bool done = false;
+  while (!done) {
+    tracer_.drain();
+    after_stop_work();
+    if (handed_over_) break;
+    if (!tracer_.has_tasks() && app_end_) {
+      done = finish_at_end();
+      continue;
+    }
+    if (!tracer_.has_tasks() && !app_end_) {
+      events_.error("application.lost", "the application is gone, and nobody told how it ended");
+      break;
+    }
+    const auto timer = next_timer();
+    const int wait = timer == Clock::time_point::max() ? 1000 : std::min(1000, Deadline(timer).left_ms());
+    epoll_event got[8];
+    epoll_wait(epoll_.get(), got, 8, wait);
+    serve_signals();
+    if (control_) serve_control();
+  }
+  return exit_status();
+}
+
+void Session::after_stop_work() {
+  serve_recovery();
+  while (!deferred_.empty() && !handed_over_) {
+    auto work = std::move(deferred_.front());
+    deferred_.erase(deferred_.begin());
+    work();
+  }
+  if (want_handover_ && !handed_over_) {
+    want_handover_ = false;
+    run_handover(handover_reason_);
+  }
+  for (auto& path : paths_.all()) {
+    if (path->journal.bytes() > config_.journal_limit) make_durable(*path, "the journal's limit");
+  }
+}
+
+void Session::serve_signals() {
+  signalfd_siginfo info;
+  while (read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
+    const int sig = static_cast<int>(info.ssi_signo);
+    if (sig == SIGCHLD) continue;
+    if (sig == SIGWINCH || sig == SIGTSTP || sig == SIGCONT) world_->on_terminal_signal(sig);
+    if (app_end_) {
+      // The first process is gone; the rest is asked to go too.
+      for (pid_t pid : tracer_.processes()) kill(pid, sig);
+    } else if (app_pid_ > 0) {
+      kill(app_pid_, sig);
+    }
+    ++forwarded_signals_;
+  }
+}
+
+Clock::time_point Session::next_timer() const {
+  auto next = Clock::time_point::max();
+  for (const auto& [tid, call] : failed_)
+    if (call.waits_for == FailedCall::Timer || call.waits_for == FailedCall::Replay)
+      next = std::min(next, call.again_at);
+  return next;
+}
+
+int Session::exit_status() const {
+  if (handed_over_) return config_.handover_exit_code;
+  if (!app_end_) return 125;
+  if (app_end_->kind == StopKind::Killed) return 128 + app_end_->signal;
+  return app_end_->code;
+}
+
+EntryDecision Session::on_entry(Task& task) {
+  const Call& call = *task.call;
+  if (!call.row) return {};
+  if (auto it = failed_.find(task.tid); it != failed_.end() && it->second.nr != call.nr) {
+    if (it->second.sigbus) completed(task, it->second);
+    failed_.erase(task.tid);
+  }
+  if (auto it = pieces_.find(task.tid);
+      it != pieces_.end() && call.args[1] != it->second.original[1] + it->second.done)
+    pieces_.erase(it);
+  if (paths_.empty()) return {};
+
+  CallContext ctx = begin_call(paths_, task);
+  if (!needs_exit_stop(paths_, task, ctx)) return {};
+  if (ctx.path && ctx.implicit_offset && S_ISREG(ctx.facts.mode)) {
+    Queue& queue = writers_[writer_key(ctx)];
+    if (queue.owner != 0 && queue.owner != task.tid) {
+      if (std::find(queue.waiting.begin(), queue.waiting.end(), task.tid) == queue.waiting.end())
+        queue.waiting.push_back(task.tid);
+      return {EntryAction::Hold, 0};
+    }
+    queue.owner = task.tid;
+  }
+  calls_[task.tid] = std::move(ctx);
+  return {EntryAction::Watch, 0};
+}
+
+bool Session::release_waiting_writers(const InodeKey& key) {
+  auto it = writers_.find(key);
+  if (it == writers_.end()) return false;
+  Queue& queue = it->second;
+  queue.owner = 0;
+  while (!queue.waiting.empty()) {
+    const pid_t next = queue.waiting.front();
+    queue.waiting.pop_front();
+    Task* task = tracer_.find(next);
+    if (!task || !task->held) continue;
+    queue.owner = next;
+    tracer_.release(*task);
+    return true;
+  }
+  writers_.erase(it);
+  return false;
+}
+
+void Session::on_call_dropped(Task& task) {
+  calls_.erase(task.tid);
+  std::vector<InodeKey> owned;
+  for (auto& [key, queue] : writers_) {
+    if (queue.owner == task.tid) owned.push_back(key);
+    // It may have been waiting for its turn: it will ask again.
+    auto at = std::find(queue.waiting.begin(), queue.waiting.end(), task.tid);
+    if (at != queue.waiting.end()) {
+      queue.waiting.erase(at);
+      task.held = false;
+    }
+  }
+  for (const InodeKey& key : owned) release_waiting_writers(key);
+}
+
+ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
+  auto it = calls_.find(task.tid);
+  if (it == calls_.end()) return ExitAction::Continue;
+  CallContext ctx = std::move(it->second);
+  calls_.erase(it);
+  const bool queued = ctx.path && ctx.implicit_offset && S_ISREG(ctx.facts.mode);
+  const InodeKey key = writer_key(ctx);
+
+  ExitAction action = ExitAction::Continue;
+  if (result < 0) {
+    action = fail(task, ctx, static_cast<int>(-result), regs);
+  } else {
+    auto pieces = pieces_.find(task.tid);
+    const std::uint64_t before = pieces == pieces_.end() ? 0 : pieces->second.done;
+    const Args original = pieces == pieces_.end() ? task.call->args : pieces->second.original;
+    const std::uint64_t done = before + static_cast<std::uint64_t>(result);
+    learn_success(paths_, task, task.call->args, ctx, result);
+    if (wants_more(task, original, ctx, result, done)) {
+      pieces_[task.tid] = {original, done};
+      Args rest = original;
+      rest[1] += done;
+      rest[2] -= done;
+      if (task.call->nr == SYS_pwrite64 || task.call->nr == SYS_pread64) rest[3] += done;
+      set_args(regs, rest);
+      return ExitAction::Again;  // and keeps its turn
+    }
+    if (before > 0) action = give_result(task, result, regs);
+    if (auto f = failed_.find(task.tid); f != failed_.end()) {
+      completed(task, f->second);
+      failed_.erase(task.tid);
+    }
+    if (!first_io_told_ && on_first_io && (ctx.path != nullptr)) {
+      first_io_told_ = true;
+      on_first_io();
+    }
+  }
+  if (queued) release_waiting_writers(key);
+  return action;
+}
+
+ExitAction Session::give_result(Task& task, long result, ptrace_raw::Regs& regs) {
+  auto pieces = pieces_.find(task.tid);
+  if (pieces != pieces_.end()) {
+    // The whole, and the arguments as the application passed them.
+    const std::uint64_t done = pieces->second.done + (result > 0 ? static_cast<std::uint64_t>(result) : 0);
+    set_args(regs, pieces->second.original);
+    result = static_cast<long>(done);
+    pieces_.erase(pieces);
+  }
+  regs.rax = static_cast<unsigned long long>(result);
+  return ExitAction::Continue;
+}
+
+SignalAction Session::on_signal(Task& task, const siginfo_t& info) {
+  if (info.si_signo == SIGBUS && info.si_code > 0 && !paths_.empty()) return on_sigbus(task, info);
+  return SignalAction::Deliver;
+}
+
+void Session::on_new_task(Task&, pid_t) {}
+
+void Session::on_exec(Task& task) {
+  failed_.erase(task.tid);
+  pieces_.erase(task.tid);
+}
+
+void Session::on_end(const Task& task, const Stop& stop) {
+  Task gone = task;
+  on_call_dropped(gone);
+  failed_.erase(task.tid);
+  pieces_.erase(task.tid);
+  if (task.tid == app_pid_) {
+    app_end_ = stop;
+    if (auto error = world_->launch_error()) {
+      events_.error("application.not_started", error->message());
+      app_end_->kind = StopKind::Exited;
+      app_end_->code = error->err == ENOENT || error->err == ENOTDIR ? 127 : 126;
+    } else if (tracer_.has_tasks() && !tracer_.processes().empty()) {
+      events_.info("application.first_process_ended",
+                   fmt::format("the first process ended; {} go on and are supervised until they end",
+                               tracer_.processes().size()));
+    }
+  }
+}
+
+void Session::on_other_child(pid_t pid, const Stop&) {
+  if (world_ && pid == world_->init_pid())
+    events_.error("world.init_ended", "the init of the application's world ended unexpectedly");
+}
+
+int run_application(const RunOptions& options, Events& events) {
+  SessionConfig config;
+  config.name = options.name;
+  config.paths = options.paths;
+  for (const PathSpec& p : options.paths) config.places.push_back(p.dirs[0]);
+  config.rules = options.rules;
+  config.observe = options.observe;
+  config.journal = options.journal;
+  config.journal_limit = options.journal_limit;
+  config.standby = options.standby;
+  config.images_dir = options.images_dir;
+  config.tcp = options.tcp;
+  config.handover_exit_code = options.handover_exit_code;
+  config.path_deadline = options.path_deadline;
+  config.command = options.app;
+  Session session(std::move(config), events);
+  if (auto status = session.launch(options.app); !status) {
+    events.error("supervise.failed", status.error().message());
+    return 125;
+  }
+  return session.loop();
+}
+
+}  // namespace supervise
