@@ -5,6 +5,10 @@
 // Files are known by FileId (our own, stable over path switches); inode numbers are how calls on
 // the current path name them. fsync(2): success covers data and size of that file; names become
 // durable with fsync of their directory, syncfs(2) or sync(2).
+//
+// A name that was created and removed again is kept as absent until its directory is durable: the
+// storage may have seen the creation alone. Everything beyond a truncation counts as zeros until
+// the file is durable, for the same reason. memory() says what all this costs.
 #pragma once
 
 #include <sys/types.h>
@@ -14,12 +18,13 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "supervisor/base/result.h"
+#include "supervisor/byte_ranges.h"
 
 namespace supervise {
 
@@ -30,35 +35,8 @@ struct InodeKey {
 };
 
 using FileId = std::uint64_t;
-using Seq = std::uint64_t;
-
+// Other: a socket or device, or a file whose kind is not known yet.
 enum class NodeKind { Regular, Directory, Symlink, Fifo, Other };
-
-// Interval map: offset -> bytes, later writes replace earlier ones, each piece with the sequence
-// at which it was written. A hole punched or a range zeroed is a piece with no bytes.
-class ByteRanges {
- public:
-  struct Piece {
-    std::uint64_t length = 0;
-    Seq seq = 0;
-    bool zero = false;             // reads as zeros
-    std::vector<std::byte> bytes;  // empty when zero, or when only ranges are journaled
-  };
-  void put(std::uint64_t offset, std::span<const std::byte> bytes, Seq seq);
-  void put_zero(std::uint64_t offset, std::uint64_t length, Seq seq);
-  void put_range_only(std::uint64_t offset, std::uint64_t length, Seq seq);
-  void cut_from(std::uint64_t size);           // truncate
-  void erase(std::uint64_t offset, std::uint64_t length);
-  std::uint64_t retire(Seq upto);              // drops pieces with seq <= upto; bytes freed
-  std::uint64_t bytes() const { return bytes_; }
-  bool empty() const { return pieces_.empty(); }
-  const std::map<std::uint64_t, Piece>& pieces() const { return pieces_; }
-
- private:
-  void carve(std::uint64_t offset, std::uint64_t length);
-  std::map<std::uint64_t, Piece> pieces_;
-  std::uint64_t bytes_ = 0;
-};
 
 struct FileState {
   FileId id = 0;
@@ -79,6 +57,20 @@ struct FileState {
   ByteRanges data;
   std::optional<timespec> mtime, atime;  // set explicitly (utimensat)
   std::map<std::string, std::optional<std::string>> xattrs;  // set or removed
+  Seq attr_seq = 0;              // of the last change of an attribute
+  // A created file whose whole content is in here (nothing retired, nothing kept as range only);
+  // a created directory of which every name is in names().
+  bool complete = false;
+  bool links_elsewhere = false;  // no name known, but it has links that we never saw
+  bool inode_reused = false;     // a created directory with the inode of one removed before
+
+  bool unlinked() const { return names.empty() && !links_elsewhere; }
+  // To be built from the journal alone, whatever the storage shows.
+  bool rebuilt() const {
+    return created && !names.empty() &&
+           (kind == NodeKind::Symlink || kind == NodeKind::Fifo ||
+            (kind == NodeKind::Regular && complete));
+  }
 };
 
 // What a name must be on the storage, for names touched since they were durable.
@@ -89,7 +81,7 @@ struct NameState {
 
 class Journal {
  public:
-  explicit Journal(bool content = true) : content_(content) {}
+  explicit Journal(bool content = true);
 
   Seq now() const { return seq_; }
 
@@ -105,10 +97,15 @@ class Journal {
   // --- names
   void created(InodeKey, std::string_view name, NodeKind kind, mode_t mode, uid_t uid, gid_t gid,
                std::string_view symlink_target = {});
+  // `existing` may be "" for a file without a name (O_TMPFILE, created with the name "").
   void linked(InodeKey, std::string_view existing, std::string_view name);
-  void renamed(std::string_view from, std::string_view to, bool exchange = false);
-  void unlinked(std::string_view name);  // also rmdir
-  // The inode that `from` is, told before renamed() for files not seen yet.
+  // `links_left` (st_nlink of the file that lost its name, when known) tells a file that lives on
+  // under names that were never seen from one that is gone.
+  void renamed(std::string_view from, std::string_view to, bool exchange = false,
+               std::optional<std::uint64_t> links_left = {});
+  void unlinked(std::string_view name, std::optional<std::uint64_t> links_left = {});  // also rmdir
+  // The inode that `from` is, told before renamed() for files not seen yet, and the one that `to`
+  // is when it exists (two links of one inode: rename does nothing) or is exchanged.
   void seen(InodeKey, std::string_view name, NodeKind kind);
 
   // --- attributes (nullopt: unchanged)
@@ -120,7 +117,8 @@ class Journal {
              std::optional<std::string> value);
 
   // --- durability. `upto` is now() as it was when the sync call was entered.
-  void synced_file(InodeKey, Seq upto);        // data and size of one file
+  // Data and size of one file; with `attributes` (fsync, not fdatasync) also mode, owner, times.
+  void synced_file(InodeKey, Seq upto, bool attributes = false);
   void synced_directory(std::string_view dir, Seq upto);  // names directly in it
   void synced_all(Seq upto);                   // syncfs, sync
   void forget(InodeKey);                       // last close of an unlinked file
@@ -128,24 +126,50 @@ class Journal {
   // --- after a switch: the same file has another inode on the new path
   void rekey(FileId, InodeKey now);
 
-  std::uint64_t bytes() const;                 // content held
-  bool empty() const;
+  std::uint64_t bytes() const { return content_bytes_; }  // content held
+  std::uint64_t memory() const;                // content and an estimate of what describes it
+  bool empty() const;                          // nothing to replay
   std::size_t dirty_files() const;
+  std::uint64_t tag() const { return tag_; }   // tells this journal's temporary names from others'
   const std::map<FileId, FileState>& files() const { return files_; }
   const std::map<std::string, NameState, std::less<>>& names() const { return names_; }
   const FileState* find(InodeKey) const;
-  // Name now of a file known under `name` before later renames of it or of a parent directory.
   std::vector<FileId> largest_first() const;   // for making files durable at the limit
 
  private:
-  FileState& file(InodeKey, std::string_view name, NodeKind kind = NodeKind::Regular);
+  using Names = std::map<std::string, NameState, std::less<>>;
+  FileState& file(InodeKey, std::string_view name, NodeKind kind);
+  FileState& data_file(InodeKey, std::string_view name);
+  void put(InodeKey, std::string_view name, std::uint64_t offset, std::uint64_t length,
+           const std::byte* bytes, std::uint64_t size_after, bool durable);
+  FileState& new_file(InodeKey, NodeKind kind);
+  FileState* by_name(std::string_view name);
+  FileState& by_name_or_placeholder(std::string_view name);
+  void attach(FileState&, std::string_view name);
+  FileState* detach(std::string_view name);
+  void lost_name(FileState&, std::optional<std::uint64_t> links_left);
+  void forget_below(std::string_view dir);
+  void move_below(std::string_view from, std::string_view to);
+  void set_name(std::string_view name, std::optional<FileId>);
+  void touched_size(FileState&, std::uint64_t size);
+  void retire_data(FileState&, Seq upto);
+  void name_durable(FileState&, Seq upto);
+  bool name_pending(const FileState&) const;
+  bool clean(const FileState&) const;
+  void drop(FileId);
   void drop_if_clean(FileId);
+
   bool content_;
+  std::uint64_t tag_;
   Seq seq_ = 0;
   FileId next_id_ = 1;
+  std::uint64_t content_bytes_ = 0;
+  std::uint64_t pieces_ = 0;
   std::map<FileId, FileState> files_;
   std::map<InodeKey, FileId> by_inode_;
-  std::map<std::string, NameState, std::less<>> names_;
+  std::map<std::string, FileId, std::less<>> by_name_;
+  Names names_;
+  std::set<InodeKey> removed_dirs_;
 };
 
 }  // namespace supervise
