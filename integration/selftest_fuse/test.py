@@ -126,6 +126,8 @@ def errors(t, host):
     directory.clear()
     directory.fail("write", "EIO", byte_range=(4096, None))
     t.equal(call("write"), "ok", "a write before the range works")
+    directory.fail("write", "EIO", byte_range=(0, 100))
+    t.equal(call("write"), "EIO", "a write inside a range fails")
     directory.clear()
     directory.fail("open", "EACCES", path="/held")
     t.equal([call("open"), call("create")], ["EACCES", "ok"], "only the named file fails")
