@@ -95,6 +95,33 @@ class World : public ProcessRunner {
 
   // Ends every process of the world and reaps the init. Deadline for uninterruptible sleepers.
   Status end(Deadline deadline);
+  // What a session or a test needs besides:
+  // Made by create() because a place was missing.
+  std::vector<std::string> made_directories() const;
+  // What still keeps a former file system busy inside the world, after a rebind.
+  std::vector<std::string> warnings() const;
+  // O_PATH descriptor on the root of the place's mount (-1 without namespaces); rebind closes it.
+  int place_fd(const std::string& name) const;
+  // How the application ended, for whoever does not trace it; nothing while it runs.
+  std::optional<ExitInfo> app_exit();
+  // A restored tree's root (PID inside) becomes the application.
+  Status adopt_app(int inner);
+  // Readable when app_exit() may have news; -1 without namespaces.
+  int event_fd() const;
+  // The PID namespace's cursor: the image carries it, so that PIDs are not given twice after a
+  // restore.
+  Result<int> last_pid() const;
+  Status set_last_pid(int value);
+  // Tools get none of these (the PIDs inside that an image needs).
+  void keep_tools_off(const std::set<int>& pids);
+  // The application has a session (and terminal) of its own: the terminal's signals reach us alone
+  // and we pass them on. False without namespaces: it gets them as we do.
+  bool own_session() const;
+  // Our terminal is raw: lines need a carriage return.
+  bool terminal_raw() const;
+  // Children of ours that copy standard streams: not the application's.
+  std::vector<pid_t> relay_pids() const;
+
   // After the application's end: gives our own stdio the offsets that it left, ends relays when
   // they have drained.
   void finish_stdio();
