@@ -49,7 +49,7 @@ class ControlServer {
   using Handler = std::function<void(const ControlRequest&, ControlReply)>;
 
   // EADDRINUSE when a live supervisor has that name; the socket of a dead one is replaced.
-  static Result<std::unique_ptr<ControlServer>> listen(const std::string& name);
+  static Result<std::unique_ptr<ControlServer>> open(const std::string& name);
   ~ControlServer();  // removes the socket when it is still ours
 
   int fd() const { return epoll_.get(); }

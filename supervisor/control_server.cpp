@@ -125,7 +125,7 @@ bool ControlReply::waiting() const {
   return once_->connection->fd.valid() && !once_->connection->answered;
 }
 
-Result<std::unique_ptr<ControlServer>> ControlServer::listen(const std::string& name) {
+Result<std::unique_ptr<ControlServer>> ControlServer::open(const std::string& name) {
   std::unique_ptr<ControlServer> server(new ControlServer);
   RETURN_IF_ERROR(make_control_dir(control_dir()));
   server->path_ = control_socket_path(name);

@@ -1,11 +1,67 @@
-#include <cstdio>
-#include <cstring>
+// The program: parses, runs one command, and gives its exit status.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "supervisor/commands/commands.h"
+#include "supervisor/events.h"
+#include "supervisor/options.h"
+#include "supervisor/options_table.h"
+#include "supervisor/session_entry.h"
+
+namespace supervise {
+namespace {
+
+// A closed standard stream would be given to the next file that is opened. O_PATH: it can be
+// neither read nor written, which is how a closed one is told later.
+void fill_closed_streams() {
+  for (int fd = 0; fd < 3; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    const int got = ::open("/dev/null", O_PATH | O_CLOEXEC);
+    if (got >= 0 && got != fd) {
+      ::dup3(got, fd, O_CLOEXEC);
+      ::close(got);
+    }
+  }
+}
+
+int run_logged(const Invocation& invocation, const LogOptions& log) {
+  Events events;
+  if (const auto status = add_log_sinks(events, log); !status)
+    return complain(status.error().message(), 125);
+  for (const auto& warning : invocation.warnings) events.warn("options.warning", warning);
+  switch (invocation.command) {
+    case CommandId::Run: return run_application(invocation.run, events);
+    case CommandId::Standby: return run_standby(invocation.standby, events);
+    default: return run_restore(invocation.standby, events);
+  }
+}
+
+int run_command(const Invocation& invocation) {
+  switch (invocation.command) {
+    case CommandId::Run: return run_logged(invocation, invocation.run.log);
+    case CommandId::Standby:
+    case CommandId::Restore: return run_logged(invocation, invocation.standby.log);
+    case CommandId::Status: return command_status(invocation.control);
+    case CommandId::Checkpoint:
+    case CommandId::Handover:
+    case CommandId::Activate: return command_control(invocation.command, invocation.control);
+    case CommandId::Images: return command_images(invocation.images);
+    case CommandId::Doctor: return command_doctor(invocation.doctor);
+    case CommandId::ListSyscalls: return command_list_syscalls(invocation.json);
+    case CommandId::Version: return command_version(invocation.json);
+    case CommandId::Completions: return print_out(completion_script("bash"));
+    case CommandId::Man: return print_out(manual_page());
+    case CommandId::Help: return print_out(help_text(invocation.topic));
+  }
+  return 125;
+}
+
+}  // namespace
+}  // namespace supervise
 
 int main(int argc, char** argv) {
-  if (argc == 2 && std::strcmp(argv[1], "--version") == 0) {
-    std::puts("supervise " SUPERVISE_VERSION);
-    return 0;
-  }
-  std::fputs("supervise: no such command\n", stderr);
-  return 125;
+  supervise::fill_closed_streams();
+  const auto invocation = supervise::parse_command_line({argv + 1, argv + argc});
+  if (!invocation) return supervise::complain(invocation.error().message(), 125);
+  return supervise::run_command(invocation.value());
 }

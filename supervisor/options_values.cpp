@@ -10,6 +10,7 @@
 #include <set>
 
 #include "seccomp/syscall_table.h"
+#include "supervisor/base/worker.h"
 
 namespace supervise {
 namespace {
@@ -87,6 +88,27 @@ std::size_t place_of(const OptionValue& value, std::string_view dir) {
   return at == std::string::npos ? value.text.find('=') + 1 : at;
 }
 
+struct DirFacts {
+  dev_t dev = 0;
+  std::string real;
+};
+
+// In a worker: a path whose server is dead may never answer.
+Result<DirFacts> look_at_dir(const std::string& dir) {
+  auto looked = run_worker("directory " + dir, Deadline::in(Millis(10000)),
+                           [&]() -> Result<WorkerOutput> {
+    struct stat st {};
+    if (::stat(dir.c_str(), &st) != 0) return errno_error("stat");
+    if (!S_ISDIR(st.st_mode)) return errno_error(ENOTDIR, "it");
+    char* real = ::realpath(dir.c_str(), nullptr);
+    if (real == nullptr) return errno_error("realpath");
+    return WorkerOutput{fmt::format("{} {}", st.st_dev, real), {}};
+  });
+  if (!looked) return looked.error();
+  const auto space = looked->bytes.find(' ');
+  return DirFacts{std::strtoull(looked->bytes.c_str(), nullptr, 10), looked->bytes.substr(space + 1)};
+}
+
 bool within(const std::string& inner, const std::string& outer) {
   return inner == outer || outer == "/" || inner.starts_with(outer + "/");
 }
@@ -132,16 +154,9 @@ Status check_path_dirs(const OptionReader& reader, std::vector<PathSpec>& paths,
     std::vector<dev_t> devices;
     for (auto& dir : path.dirs) {
       const auto at = place_of(values[i], dir);
-      struct stat st {};
-      if (::stat(dir.c_str(), &st) != 0)
-        return values[i].bad(errno_error(fmt::format("directory {}", dir)).message(), at);
-      if (!S_ISDIR(st.st_mode))
-        return values[i].bad(fmt::format("{} is not a directory", dir), at);
-      char* real = ::realpath(dir.c_str(), nullptr);
-      if (real == nullptr)
-        return values[i].bad(errno_error(fmt::format("directory {}", dir)).message(), at);
-      dir = real;
-      ::free(real);
+      const auto facts = look_at_dir(dir);
+      if (!facts) return values[i].bad(facts.error().message(), at);
+      dir = facts.value().real;
       if (dir == "/") return values[i].bad("/ can't be a storage path", at);
       for (const auto& other : known) {
         if (dir == other.dir)
@@ -150,7 +165,7 @@ Status check_path_dirs(const OptionReader& reader, std::vector<PathSpec>& paths,
           return values[i].bad(fmt::format("{} and {} lie within one another", dir, other.dir), at);
       }
       known.push_back({dir, path.name});
-      devices.push_back(st.st_dev);
+      devices.push_back(facts.value().dev);
     }
     // With --path-up the further directories are mounted later.
     for (std::size_t k = 1; path.up.empty() && k < devices.size(); ++k)
@@ -175,10 +190,8 @@ Result<std::string> read_target(const OptionValue& value, bool must_exist) {
   if (dir.empty()) return value.bad("expected a directory after dir:", kDir.size());
   ASSIGN_OR_RETURN(const auto absolute, absolute_path(value, dir));
   if (must_exist) {
-    struct stat st {};
-    if (::stat(absolute.c_str(), &st) != 0)
-      return value.bad(errno_error("directory " + absolute).message(), kDir.size());
-    if (!S_ISDIR(st.st_mode)) return value.bad(absolute + " is not a directory", kDir.size());
+    if (const auto facts = look_at_dir(absolute); !facts)
+      return value.bad(facts.error().message(), kDir.size());
   }
   return std::string(kDir) + absolute;
 }
