@@ -10,6 +10,8 @@
 
 #include <algorithm>
 
+#include "restore/criu.h"
+#include "restore/host_facts.h"
 #include "seccomp/filter.h"
 #include "supervisor/control.h"
 
@@ -75,9 +77,22 @@ Status fill_paths(StoragePaths& paths, const SessionConfig& config, const World&
 
 }  // namespace
 
+// Asked at the start, since the application is frozen when a manifest is written.
+void Session::learn_criu_version() {
+  if (config_.standby.empty() && config_.images_dir.empty()) return;
+  auto criu = Criu::find();
+  if (!criu) {
+    events_.warn("criu.missing", criu.error().message());
+    return;
+  }
+  auto version = criu_version(criu->binary(), Deadline::in(Millis(5000)));
+  if (version) criu_version_ = version.take();
+  else events_.warn("criu.broken", version.error().message());
+}
+
 // A second supervisor of the same name is refused; anything else only costs the control socket.
 Status Session::open_control() {
-  auto control = ControlServer::listen(config_.name);
+  auto control = ControlServer::open(config_.name);
   if (!control) {
     if (control.error().err == EADDRINUSE) return control.error();
     events_.warn("control.unavailable", control.error().message());
@@ -91,6 +106,7 @@ Status Session::open_control() {
 
 Status Session::launch(const std::vector<std::string>& argv) {
   RETURN_IF_ERROR(open_control());
+  learn_criu_version();
   WorldSpec world;
   for (std::size_t i = 0; i < config_.paths.size(); ++i)
     world.places.push_back({config_.paths[i].name, config_.places[i], config_.paths[i].dirs[0]});
@@ -114,10 +130,11 @@ Status Session::launch(const std::vector<std::string>& argv) {
 
 Status Session::take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped) {
   RETURN_IF_ERROR(open_control());
+  learn_criu_version();
   world_ = std::move(world);
   RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
   app_pid_ = root;
-  return tracer_.adopt(root, stopped, Deadline::in(Millis(20000)));
+  return tracer_.adopt({root}, stopped, Deadline::in(Millis(20000)));
 }
 
 int Session::loop() {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "restore/image_store.h"
 #include "restore/manifest.h"
 #include "supervisor/events.h"
 #include "supervisor/handlers/call_context.h"
@@ -80,6 +81,8 @@ class Session : public TracerPolicy {
   // Until the application has ended or was handed over. Returns supervise's exit status.
   int loop();
 
+  void carry(std::uint64_t incidents) { incidents_ = incidents; }
+
   // On the second host: told once, at the first good I/O on a storage path.
   std::function<void()> on_first_io;
 
@@ -94,8 +97,6 @@ class Session : public TracerPolicy {
   void on_other_child(pid_t pid, const Stop& stop) override;
 
  private:
-  friend class Handover;
-
   // session_recovery.cpp
   ExitAction fail(Task& task, CallContext& ctx, int err, ptrace_raw::Regs& regs);
   ExitAction give_result(Task& task, long result, ptrace_raw::Regs& regs);
@@ -118,6 +119,7 @@ class Session : public TracerPolicy {
 
   // session.cpp
   Status open_control();
+  void learn_criu_version();
   bool release_waiting_writers(const InodeKey& key);
   void after_stop_work();
   void serve_control();
@@ -126,6 +128,20 @@ class Session : public TracerPolicy {
   Clock::time_point next_timer() const;
   std::string status_json() const;
   void run_handover(const std::string& reason);
+
+  // session_image.cpp
+  // Everything held: the image's facts; parks, dumps, finishes the image. The application is in
+  // state T and untraced afterwards, whatever the result.
+  struct Made {
+    ImageRef image;
+    Manifest manifest;
+    Millis frozen{0};
+    double dump_ms = 0, ship_ms = 0;
+  };
+  Result<std::vector<pid_t>> image_roots() const;
+  Result<Made> make_image(ImageStore& store, const std::string& reason, std::uint64_t epoch);
+  void fill_manifest(Manifest& manifest, pid_t root, const std::string& reason) const;
+  Status take_back(const std::vector<pid_t>& roots);  // re-adopts after make_image
   Result<std::string> run_checkpoint(bool stop);
 
   SessionConfig config_;
@@ -156,7 +172,7 @@ class Session : public TracerPolicy {
   UniqueFd signal_fd_, epoll_;
   Clock::time_point started_ = Clock::now();
   std::vector<std::function<void()>> deferred_;  // control requests that need everything held
-  std::string last_image_;
+  std::string last_image_, criu_version_;
 };
 
 }  // namespace supervise

@@ -138,13 +138,17 @@ Status Tracer::park(Deadline deadline) {
   return {};
 }
 
-Status Tracer::adopt(pid_t root, const std::set<pid_t>& stopped_by_app, Deadline deadline) {
+Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app,
+                     Deadline deadline) {
   holding_ = true;
   tasks_.clear();
   std::set<pid_t> processes;
   // Twice: nothing can be born while all are stopped, but a tree read once proves nothing.
   for (int pass = 0; pass < 2; ++pass) {
-    for (pid_t pid : process_tree_of(root)) {
+    std::vector<pid_t> pids;
+    for (pid_t root : roots)
+      for (pid_t pid : process_tree_of(root)) pids.push_back(pid);
+    for (pid_t pid : pids) {
       for (pid_t tid : threads_of(pid)) {
         if (tasks_.contains(tid) || task_state(tid) == 'Z') continue;
         auto status = ptrace_raw::seize(tid, ptrace_raw::kOptions | ptrace_raw::kExitKill);
@@ -160,7 +164,7 @@ Status Tracer::adopt(pid_t root, const std::set<pid_t>& stopped_by_app, Deadline
       }
     }
   }
-  if (tasks_.empty()) return errno_error(ESRCH, fmt::format("no task below process {}", root));
+  if (tasks_.empty()) return errno_error(ESRCH, "no task to take over");
   for (;;) {
     bool all = true;
     for (auto& [tid, task] : tasks_) {

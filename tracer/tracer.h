@@ -76,6 +76,7 @@ class Tracer {
   bool has_tasks() const { return !tasks_.empty(); }
 
   std::map<pid_t, Task>& tasks() { return tasks_; }
+  const std::map<pid_t, Task>& all() const { return tasks_; }
   Task* find(pid_t tid);
   std::vector<pid_t> processes() const;  // thread group ids, ascending
   Task* any_thread(pid_t tgid);          // one that is stopped and clean when there is one
@@ -94,8 +95,8 @@ class Tracer {
   // stopped itself is in stopped_by_app().
   Status park(Deadline deadline);
   const std::set<pid_t>& stopped_by_app() const { return stopped_by_app_; }
-  // Takes over a tree in state T; held afterwards (resume_all lets it go).
-  Status adopt(pid_t root, const std::set<pid_t>& stopped_by_app, Deadline deadline);
+  // Takes over the trees of `roots` in state T; held afterwards (resume_all lets them go).
+  Status adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app, Deadline deadline);
   // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
   // leaves the application stopped and not running without a tracer; undo_safety takes it back.
   Status make_safe();

@@ -1,0 +1,177 @@
+// The hand-over, on the origin: steps 6 to 12. Steps 1 to 5 (error intercepted, threads held, path
+// switched, journal replayed, failed call completed) are in session_recovery.cpp.
+//
+// Before the commit (9) any failure rolls back: the standby is told to forget, the application is
+// taken back and goes on over the path in use. After it only the successor may run.
+#include <fmt/format.h>
+#include <signal.h>
+#include <time.h>
+
+#include "restore/ownership.h"
+#include "restore/rendezvous.h"
+#include "supervisor/base/fault_point.h"
+#include "supervisor/session.h"
+
+namespace supervise {
+namespace {
+
+constexpr Millis kPrepareDeadline{10000};
+constexpr Millis kVerifyDeadline{60000};
+constexpr Millis kResumeDeadline{60000};
+
+std::int64_t unix_ns() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
+}
+
+void pause_ms(long ms) {
+  const timespec pause{ms / 1000, (ms % 1000) * 1'000'000};
+  nanosleep(&pause, nullptr);
+}
+
+// ENOTRECOVERABLE: the storage failed in the middle of the commit. Neither side may run until it
+// is known which one owns the image.
+Status commit_for_sure(Ownership& ownership, const std::string& image, const Commit& commit,
+                       Events& events) {
+  for (;;) {
+    auto status = ownership.commit(image, commit);
+    if (status) return {};
+    if (status.error().err != ENOTRECOVERABLE) return status;
+    events.error("handover.in_doubt",
+                 "the commit is in doubt and is asked again: " + status.error().message());
+    pause_ms(500);
+  }
+}
+
+}  // namespace
+
+void Session::run_handover(const std::string& reason) {
+  const auto began = Clock::now();
+  std::string why;
+  std::vector<pid_t> roots;
+  bool parked = false;
+  const auto step = [&](int number, const std::string& text) {
+    events_.info("handover.step", text,
+                 {{"step", std::int64_t{number}},
+                  {"at_ms", ms_between(incident_.id ? incident_.first_error : began, Clock::now())}});
+  };
+
+  if (!config_.standby.starts_with("dir:")) {
+    events_.error("handover.refused", "no standby: start with --standby dir:PATH");
+    if (tracer_.holding()) tracer_.resume_all();
+    handover_failed_ = true;
+    return;
+  }
+  const std::string store_dir = config_.standby.substr(4);
+  std::optional<Rendezvous> rendezvous;
+  std::uint64_t generation = 0;
+
+  const auto attempt = [&]() -> Result<Made> {
+    RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(config_.path_deadline)));
+    for (auto& path : paths_.all())
+      if (!make_durable(*path, "the hand-over"))
+        return plain_error(fmt::format("path {}: what was written can't be made durable", path->name));
+    ASSIGN_OR_RETURN(roots, image_roots());
+    ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(store_dir, config_.name, true));
+    rendezvous.emplace(store.dir());
+    Ownership ownership(store.dir());
+    const HostIdentity self = HostIdentity::self();
+    ASSIGN_OR_RETURN(const std::uint64_t epoch, ownership.epoch());
+
+    RETURN_IF_ERROR(fault_point("handover.6.prepare"));
+    ASSIGN_OR_RETURN(const auto newest, store.newest());
+    generation = newest ? newest->generation + 1 : 1;
+    RETURN_IF_ERROR(rendezvous->request("prepare", generation, "", self));
+    ASSIGN_OR_RETURN(const Answer ready,
+                     rendezvous->await_answer("prepare", generation, Deadline::in(kPrepareDeadline)));
+    step(6, fmt::format("standby {} (process {}) is ready", ready.who.host, ready.who.pid));
+
+    parked = true;
+    ASSIGN_OR_RETURN(Made made, make_image(store, "handover", epoch));
+    RETURN_IF_ERROR(rendezvous->request("verify", generation, made.image.dir, self));
+    ASSIGN_OR_RETURN(const Answer verified,
+                     rendezvous->await_answer("verify", generation, Deadline::in(kVerifyDeadline)));
+    step(9, fmt::format("image {} is verified by {}", made.image.dir, verified.who.host));
+    RETURN_IF_ERROR(fault_point("handover.9.commit"));
+    Commit commit;
+    commit.epoch = epoch;
+    commit.generation = made.manifest.generation;
+    commit.origin = self;
+    commit.committed_unix_ns = unix_ns();
+    RETURN_IF_ERROR(commit_for_sure(ownership, made.image.dir, commit, events_));
+    step(9, "committed: from here on only the standby may run the application");
+    return made;
+  };
+
+  auto made = attempt();
+  if (!made) {
+    events_.error("handover.failed",
+                  fmt::format("{} ({}); the application goes on here", made.error().message(), reason));
+    if (rendezvous && generation) rendezvous->withdraw(generation);
+    handover_failed_ = true;
+    if (!tracer_.has_tasks() && parked) {
+      if (auto s = take_back(roots); !s) {
+        events_.error("handover.lost", "the application can't be taken back: " + s.error().message());
+        return;
+      }
+    } else if (tracer_.holding()) {
+      tracer_.resume_all();
+    }
+    close_incident_if_done();
+    return;
+  }
+
+  fault_point("handover.10.end").ignore();
+  if (auto s = world_->end(Deadline::in(Millis(20000))); !s)
+    events_.error("handover.not_ended", s.error().message());
+  handed_over_ = true;
+  for (auto& path : paths_.all()) {
+    if (auto s = run_hook(*path, path->down, path->dir(), path->dir(), "handover"); !s)
+      events_.warn("path.down_failed", s.error().message(), {{"path", path->name}});
+  }
+  step(10, "the original is ended, its paths are released");
+  fault_point("handover.11.wait").ignore();
+
+  // 11 and 12 are the successor's; here they are only watched.
+  Ownership ownership(std::string(made->image.dir).substr(0, made->image.dir.rfind('/')));
+  const Deadline deadline = Deadline::in(kResumeDeadline);
+  std::optional<Claim> claim;
+  bool running = false;
+  std::int64_t running_seen = 0;
+  while (!deadline.passed()) {
+    auto got = ownership.claimed(made->image.dir);
+    if (got && *got) claim = **got;
+    if (claim && claim->state != "claimed" && !running) {
+      running = true;
+      running_seen = unix_ns();
+    }
+    if (running && (claim->first_io_unix_ns || claim->state == "ended")) break;
+    if (running && unix_ns() - running_seen > 10'000'000'000ll) break;
+    pause_ms(5);
+  }
+  if (!running) {
+    events_.error("handover.not_resumed",
+                  fmt::format("no standby has resumed image {} within {} s; start `supervise standby` "
+                              "or `supervise restore {}` where the storage can be reached",
+                              made->image.dir, kResumeDeadline.count() / 1000, made->image.dir));
+    return;
+  }
+  const double restore_ms = static_cast<double>(claim->since_unix_ns - made->manifest.created_unix_ns) / 1e6;
+  const std::int64_t from = made->manifest.error_unix_ns ? made->manifest.error_unix_ns : made->manifest.created_unix_ns;
+  const std::string total = claim->first_io_unix_ns
+      ? fmt::format("{:.1f} ms", static_cast<double>(claim->first_io_unix_ns - from) / 1e6)
+      : std::string("not yet known");
+  events_.info("handover.done",
+               fmt::format("running on {}: freeze {} ms, dump {:.1f} ms, ship {:.1f} ms, restore {:.1f} ms after "
+                           "the freeze began, total from the error to the first good I/O {}",
+                           claim->owner.host, made->frozen.count(), made->dump_ms, made->ship_ms,
+                           restore_ms, total),
+               {{"step", std::int64_t{12}},
+                {"freeze_ms", made->frozen.count()},
+                {"dump_ms", made->dump_ms},
+                {"ship_ms", made->ship_ms},
+                {"restore_ms", restore_ms}});
+}
+
+}  // namespace supervise

@@ -1,0 +1,199 @@
+// Images of the running application: what they are of, how they are made, and how the application
+// goes on afterwards.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <set>
+
+#include "restore/criu.h"
+#include "restore/host_facts.h"
+#include "supervisor/base/fault_point.h"
+#include "supervisor/base/scope_exit.h"
+#include "supervisor/session.h"
+#include "supervisor/session_json.h"
+
+namespace supervise {
+namespace {
+
+constexpr Millis kDumpDeadline{120000};
+
+std::int64_t unix_ns() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
+}
+
+int inner_pid_of(pid_t tid) {
+  auto status = task_status(tid);
+  return status && !status->ns_pid.empty() ? status->ns_pid.back() : tid;
+}
+
+std::string where_is(pid_t tid) {
+  auto regs = ptrace_raw::get_regs(tid);
+  if (!regs) return "?";
+  // A rewound call has its number in rax and the instruction ahead.
+  if (in_call(*regs)) return std::string(syscall_name(static_cast<int>(regs->orig_rax)));
+  auto text = read_proc_file(fmt::format("/proc/{}/syscall", tid));
+  if (text && text->starts_with("running")) return "user code";
+  return "user code";
+}
+
+}  // namespace
+
+// An image is of one process tree: what has been orphaned to the world's init is a tree of its own.
+Result<std::vector<pid_t>> Session::image_roots() const {
+  std::set<pid_t> pids;
+  for (const auto& [tid, task] : tracer_.all()) pids.insert(task.tgid);
+  std::vector<pid_t> roots;
+  for (pid_t pid : pids) {
+    auto status = task_status(pid);
+    if (status && !pids.contains(status->ppid)) roots.push_back(pid);
+  }
+  if (roots.empty()) return plain_error("no process is left");
+  return roots;
+}
+
+void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) const {
+  const HostFacts facts = host_facts();
+  m.supervise_version = SUPERVISE_VERSION;
+  m.criu_version = criu_version_;
+  m.kernel = facts.kernel;
+  m.machine = facts.machine;
+  m.origin_host = facts.host;
+  m.cpu_flags = facts.cpu_flags;
+  m.app_name = config_.name;
+  m.command = config_.command;
+  m.reason = reason;
+  m.created_unix_ns = unix_ns();
+  m.error_unix_ns = incident_.first_error_unix_ns;
+  m.root_pid = inner_pid_of(root);
+  m.run_options = run_options_to_json(config_);
+  CarriedState state;
+  state.incidents = incidents_;
+  for (const auto& [tid, task] : tracer_.all()) {
+    m.threads.push_back({inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid)});
+    if (task.app_stopped) state.stopped.insert(inner_pid_of(task.tgid));
+  }
+  m.state = carried_state_to_json(state);
+  for (const auto& path : paths_.all()) m.paths.push_back({path->name, path->place});
+  std::set<std::string> seen;
+  for (const auto& [tid, task] : tracer_.all()) {
+    if (tid != task.tgid) continue;
+    for (int fd : fds_of(tid)) {
+      FdInfo info;
+      StoragePath* path = paths_.of_fd(tid, fd, info);
+      if (!path) continue;
+      bool deleted = false;
+      auto name = StoragePaths::name_of_fd(tid, fd, *path, deleted);
+      auto file = facts_of_fd(tid, fd);
+      if (!name || deleted || !file || !S_ISREG(file->mode)) continue;
+      const std::string full = path->place + "/" + *name;
+      if (seen.insert(full).second) m.files.push_back({full, file->size, ""});
+    }
+  }
+  for (const StdioInfo& s : world_->stdio()) m.stdio.push_back({s.fd, s.kind, s.id});
+}
+
+Result<Session::Made> Session::make_image(ImageStore& store, const std::string& reason,
+                                          std::uint64_t epoch) {
+  ASSIGN_OR_RETURN(const auto roots, image_roots());
+  if (roots.size() != 1) {
+    return plain_error(fmt::format(
+        "{} process trees: an image holds one; processes {} and {} have no common ancestor but the "
+        "world's init (daemons that left their parent)", roots.size(), roots[0], roots[1]));
+  }
+  ASSIGN_OR_RETURN(const Criu criu, Criu::find());
+  ASSIGN_OR_RETURN(ImageStore::Draft draft, store.begin());
+  ScopeExit abandon([&] { ImageStore::abandon(draft); });
+  Made made;
+  Manifest& m = made.manifest;
+  fill_manifest(m, roots[0], reason);
+  m.generation = draft.generation;
+  m.epoch = epoch;
+
+  const auto frozen_at = Clock::now();
+  RETURN_IF_ERROR(fault_point("handover.7.park"));
+  RETURN_IF_ERROR(tracer_.park(Deadline::in(Millis(20000))));
+  events_.info("handover.step", fmt::format("{} threads parked in {:.1f} ms", m.threads.size(),
+                                            ms_between(frozen_at, Clock::now())),
+               {{"step", std::int64_t{7}}});
+  const auto dump_at = Clock::now();
+  RETURN_IF_ERROR(fault_point("handover.8.dump"));
+  DumpRequest request;
+  request.root_pid = m.root_pid;
+  request.image_dir_fd = draft.dir_fd.get();
+  request.leave_stopped = true;
+  request.external = world_->criu_externals();
+  request.tcp = config_.tcp;
+  auto figures = criu.dump(*world_, request, Deadline::in(kDumpDeadline));
+  if (!figures) return figures.error();
+  made.dump_ms = ms_between(dump_at, Clock::now());
+  events_.info("handover.step",
+               fmt::format("dumped {:.1f} MiB in {:.1f} ms", static_cast<double>(figures->pages_written) / 256.0, made.dump_ms),
+               {{"step", std::int64_t{8}}, {"ms", made.dump_ms}});
+  const auto ship_at = Clock::now();
+  m.dump_ms = made.dump_ms;
+  m.freeze_ms = ms_between(frozen_at, Clock::now());
+  RETURN_IF_ERROR(fault_point("handover.9.manifest"));
+  abandon.dismiss();
+  auto image = store.finish(std::move(draft), m);
+  if (!image) return image.error();
+  made.image = image.take();
+  made.ship_ms = ms_between(ship_at, Clock::now());
+  made.frozen = std::chrono::duration_cast<Millis>(Clock::now() - frozen_at);
+  last_image_ = made.image.dir;
+  return made;
+}
+
+Status Session::take_back(const std::vector<pid_t>& roots) {
+  if (tracer_.has_tasks()) {  // never parked
+    tracer_.resume_all();
+    return {};
+  }
+  RETURN_IF_ERROR(tracer_.adopt(roots, tracer_.stopped_by_app(), Deadline::in(Millis(20000))));
+  tracer_.resume_all();
+  return {};
+}
+
+Result<std::string> Session::run_checkpoint(bool stop) {
+  if (!world_->has_namespaces())
+    return plain_error("no image can be made: the application has no world of its own (see `supervise doctor`)");
+  if (config_.images_dir.empty())
+    return plain_error("no image store: start with --images DIR");
+  const auto began = Clock::now();
+  ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(config_.images_dir, config_.name, true));
+  RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(Millis(20000))));
+  auto roots = image_roots();
+  if (!roots) {
+    tracer_.resume_all();
+    return roots.error();
+  }
+  for (auto& path : paths_.all()) {
+    if (!make_durable(*path, "an image")) {
+      if (tracer_.holding()) tracer_.resume_all();
+      return plain_error(fmt::format("path {}: what was written can't be made durable", path->name));
+    }
+  }
+  auto made = make_image(store, "checkpoint", 0);
+  if (made && stop) {
+    RETURN_IF_ERROR(world_->end(Deadline::in(Millis(20000))));
+    handed_over_ = true;
+    return made->image.dir;
+  }
+  if (auto s = take_back(*roots); !s) {
+    events_.error("checkpoint.lost", s.error().message());
+    return s.error();
+  }
+  if (!made) return made.error();
+  events_.info("checkpoint.done",
+               fmt::format("image {} made: freeze {:.1f} ms (dump {:.1f} ms, hash and sync {:.1f} ms), total {:.1f} ms",
+                           made->image.dir, static_cast<double>(made->frozen.count()), made->dump_ms, made->ship_ms,
+                           ms_between(began, Clock::now())),
+               {{"image", made->image.dir}});
+  return made->image.dir;
+}
+
+}  // namespace supervise
