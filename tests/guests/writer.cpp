@@ -514,6 +514,7 @@ void differ(const std::string& what) {
 // Every record of every writer once, in its writer's order, with the same bytes as expected.
 std::map<std::string, std::vector<std::string>> records(const fs::path& path) {
   std::map<std::string, std::vector<std::string>> out;
+  std::map<std::string, long> next;
   const std::string all = slurp(path);
   for (size_t at = 0; at < all.size();) {
     char id[16] = "";
@@ -526,9 +527,10 @@ std::map<std::string, std::vector<std::string>> records(const fs::path& path) {
       return out;
     }
     auto& list = out[id];
-    if (sequence != (long)list.size())
+    if (sequence != next[id])
       differ(path.string() + ": writer " + id + ": record " + std::to_string(sequence) + " at offset " + std::to_string(at) +
-             ", expected " + std::to_string(list.size()));
+             ", expected " + std::to_string(next[id]));
+    next[id] = sequence + 1;
     list.push_back(all.substr(at, used + 1 + size));
     at += used + 2 + size;
   }
@@ -565,7 +567,7 @@ int compare(const fs::path& got, const fs::path& expected) {
         const auto found = have.find(id);
         const size_t n = found == have.end() ? 0 : found->second.size();
         if (n != list.size()) differ(name + ": writer " + id + " has " + std::to_string(n) + " records, expected " + std::to_string(list.size()));
-        for (size_t i = 0; i < std::min(n, list.size()); ++i)
+        for (size_t i = 0; n == list.size() && i < n; ++i)
           if (found->second[i] != list[i]) differ(name + ": writer " + id + ": record " + std::to_string(i) + " has other bytes");
       }
       if (have.size() != need.size()) differ(name + ": other writers");
