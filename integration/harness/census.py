@@ -4,7 +4,6 @@ leftovers() looks for one scenario's own traces. `python3 -m harness census save
 `... compare FILE` tell what a whole test run has left, against everything else on the machine.
 """
 
-import glob
 import json
 import os
 import subprocess
@@ -37,15 +36,10 @@ def _mounts_everywhere():
     return found
 
 
-def _loops():
-    found = {}
-    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
-        try:
-            with open(path) as file:
-                found[path.split("/")[3]] = file.read().strip()
-        except OSError:
-            pass
-    return found
+def loops_of(marker, work):
+    """Loop devices of a scenario, by their label, or by their backing file while its mount exists."""
+    return [f"a loop device: {name} over {backing}" for name, (label, backing) in system.loop_devices().items()
+            if marker in label or str(work) in backing]
 
 
 def leftovers(marker, work, namespaces):
@@ -63,16 +57,15 @@ def leftovers(marker, work, namespaces):
         inside = [kind for kind in KINDS if (kind, system.namespace(pid, kind)) in namespaces]
         if ours or inside:
             what = "a stopped process" if state[1] in "Tt" else "a process"
-            problems.append(f"{what}: {pid} {state[0]} (state {state[1]}, in its {','.join(inside) or 'no'} namespace)")
+            where = f", in its {','.join(inside)} namespaces" if inside else ""
+            problems.append(f"{what}: {pid} {state[0]} (state {state[1]}{where})")
     own = system.namespace("self", "mnt")
     for inode, lines in _mounts_everywhere().items():
         for line in lines:
             if str(work) in line:
                 where = "the scenario's own" if inode == own else inode
                 problems.append(f"a mount in mount namespace {where}: {line}")
-    for device, backing in _loops().items():
-        if str(work) in backing:
-            problems.append(f"a loop device: {device} over {backing}")
+    problems += loops_of(marker, work)
     if os.path.exists(work):
         problems.append(f"a directory: {work}")
     return problems
@@ -102,7 +95,7 @@ def machine():
         "stopped processes": sorted(processes),
         "namespaces": sorted(spaces),
         "mounts": sorted(set(mounts)),
-        "loop devices": sorted(f"loop device {k} over {v}" for k, v in _loops().items()),
+        "loop devices": sorted(f"loop device {name} over {backing}" for name, (_, backing) in system.loop_devices().items()),
         "firewall rules": _firewall(),
     }
 

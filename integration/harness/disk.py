@@ -46,7 +46,7 @@ class Way:
             point.mkdir()
             self.daemon = FaultDaemon(scenario, "faultdisk", "--image", disk.image, point)
             backing = point / "disk.img"
-        self.loop = system.LoopDevice(backing)
+        self.loop = system.LoopDevice(backing, disk.scenario.marker)
         disk.scenario.loops.append(self.loop)
         if failable:
             # The loop device holds the file; without the mount nothing else can walk into it.
@@ -207,7 +207,7 @@ class SmallFileSystem:
             host.mount("tmpfs", directory, "tmpfs", f"size={parse_size(size)}")
             return
         image = make_image(scenario, size)
-        self.loop = system.LoopDevice(image)
+        self.loop = system.LoopDevice(image, scenario.marker)
         scenario.loops.append(self.loop)
         make_file_system(fs, self.loop.path, ["-m", "0"] if fs == "ext4" else [])
         host.mount(self.loop.path, directory, fs)

@@ -5,7 +5,7 @@
 //   --cwd DIR                    inside
 //   --stdin, --stdout, --stderr FILE   opened inside (created, appended to), as a user's redirection
 //                                would be
-//   --pid-file FILE              the child's PID as seen here, written before PROGRAM runs
+//   --pid-file FILE              the child's PID as seen here, written once PROGRAM runs
 // PROGRAM leads a session of its own; when its stdin is a terminal, that is its controlling one.
 #include <fcntl.h>
 #include <sched.h>
@@ -88,17 +88,14 @@ int main(int argc, char** argv) {
     if (::setns(fd, 0) != 0) fail("setns");
     ::close(fd);
   }
-  int ready[2];
-  if (::pipe2(ready, O_CLOEXEC) != 0) fail("pipe");
+  int executed[2];  // closed by exec
+  if (::pipe2(executed, O_CLOEXEC) != 0) fail("pipe");
 
   pid_t child = ::fork();
   if (child < 0) fail("fork");
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::setsid();
-    ::close(ready[1]);
-    char go = 0;
-    if (::read(ready[0], &go, 1) != 1) _exit(125);
     if (::chdir(o.cwd.c_str()) != 0) fail(o.cwd);
     redirect(o.in, STDIN_FILENO);
     redirect(o.out, STDOUT_FILENO);
@@ -109,14 +106,14 @@ int main(int argc, char** argv) {
   }
   // The keyboard's signals are for the program; this process waits for its end.
   for (int signal : {SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP, SIGTERM}) std::signal(signal, SIG_IGN);
+  ::close(executed[1]);
+  char nothing = 0;
+  while (::read(executed[0], &nothing, 1) < 0 && errno == EINTR) {
+  }
   if (pid_file >= 0) {
     auto text = std::to_string(child) + "\n";
     if (::write(pid_file, text.data(), text.size()) < 0) fail(o.pid_file);
   }
-  ::close(ready[0]);
-  char go = 1;
-  if (::write(ready[1], &go, 1) != 1) fail("pipe");
-  ::close(ready[1]);
   for (int fd : {STDIN_FILENO, STDOUT_FILENO}) ::close(fd);  // end of file must reach the test
 
   int status = 0;

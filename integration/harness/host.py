@@ -58,24 +58,7 @@ class Host:
         return found
 
     def _contains(self, pid):
-        try:
-            with open(f"/proc/{pid}/status") as file:
-                levels = next(line for line in file if line.startswith("NSpid:")).split()[1:]
-        except (OSError, StopIteration):
-            return False
-        if len(levels) < 2:
-            return False
-        if system.namespace(pid, "pid") == self.namespaces["pid"]:
-            return True
-        # A namespace further down: its processes stem from this host's init.
-        while pid > 1:
-            state = system.process_state(pid)
-            if not state:
-                return False
-            pid = state[2]
-            if pid == self.pid:
-                return True
-        return False
+        return self.namespaces["pid"] in system.pid_namespaces_upwards(pid)
 
     # Files and mounts --------------------------------------------------------------------------
 

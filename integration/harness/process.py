@@ -217,18 +217,19 @@ class Process:
         os.kill(self.pid, number)
 
     def kill(self):
-        """SIGKILL to its whole session; the rest of its tree is the host's to end."""
-        for pid in {self.pid, self._popen.pid}:
-            try:
-                os.killpg(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+        """SIGKILL to its process group; the rest of its tree is the host's to end. The wrapper lives on to
+        reap it: an orphan would be left to this machine's init, which may take its time."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
 
     def reap(self, seconds):
         """After kill(): whether it is gone; closes what this side holds."""
         try:
             self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
+            self._popen.kill()
             return False
         self.close_stdin()
         if self._terminal is not None:

@@ -127,8 +127,17 @@ class Scenario:
         for daemon in self.daemons:
             if not daemon.ended(0.5):
                 attempt("kill daemon", daemon.kill)
+        problems += self._loops_left()
         attempt("unmount", self._remove_work)
         return problems
+
+    def _loops_left(self):
+        """Once the work directory is gone, the backing file no longer tells whose an unlabelled one is."""
+        try:
+            system.wait_until(lambda: not census.loops_of(self.marker, self.work), 3, "no loop devices")
+            return []
+        except TimeoutError:
+            return census.loops_of(self.marker, self.work)
 
     def _remove_work(self):
         os.chdir("/")
@@ -143,7 +152,7 @@ class Scenario:
         spaces = {(kind, inode) for host in self.hosts for kind, inode in host.namespaces.items()}
         end = time.monotonic() + 5  # the kernel unmounts a dead namespace a moment later
         while True:
-            left = list(problems) + census.leftovers(self.marker, self.work, spaces)
+            left = list(dict.fromkeys([*problems, *census.leftovers(self.marker, self.work, spaces)]))
             if not left or time.monotonic() >= end:
                 return left
             time.sleep(0.05)

@@ -16,8 +16,9 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 4096, 163
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 
-LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 4
+LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LOOP_GET_STATUS64, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 0x4C05, 4
 BLKFLSBUF = 0x1261
+NS_GET_PARENT = 0xB702
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, u32): ext4, XFS, f2fs
 
 
@@ -59,10 +60,11 @@ def wait_until(condition, seconds, what, pause=0.005):
 
 class LoopDevice:
     """A loop device that the kernel takes away when its holder and its last mount are gone, even when
-    this process is killed (autoclear)."""
+    this process is killed (autoclear). The label, up to 63 bytes, stays readable when the backing file's
+    mount is gone."""
 
-    def __init__(self, backing):
-        self.backing = os.fspath(backing)
+    def __init__(self, backing, label=""):
+        self.backing, self.label = os.fspath(backing), label
         file = os.open(self.backing, os.O_RDWR | os.O_CLOEXEC)
         try:
             self.path, self._holder = self._configure(file)
@@ -72,7 +74,7 @@ class LoopDevice:
         self._listed = self._backing_file()
 
     def _configure(self, file):
-        name = os.fsencode(self.backing)[-63:]
+        name = os.fsencode(self.label or self.backing)[-63:]
         info = struct.pack("=5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, LO_FLAGS_AUTOCLEAR, name, b"", b"", 0, 0)
         config = struct.pack("=2I", file, 0) + info + bytes(64)
         control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
@@ -127,6 +129,28 @@ class LoopDevice:
             raise
 
 
+def loop_devices():
+    """{device name: (label, backing file as it can be seen now)} of the whole machine."""
+    found = {}
+    for name in os.listdir("/sys/block"):
+        if not name.startswith("loop"):
+            continue
+        try:
+            with open(f"/sys/block/{name}/loop/backing_file") as file:
+                backing = file.read().strip()
+            device = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # not attached
+            continue
+        try:
+            status = fcntl.ioctl(device, LOOP_GET_STATUS64, bytes(232))
+            found[name] = (status[56:120].split(b"\0")[0].decode("utf-8", "replace"), backing)
+        except OSError:
+            pass
+        finally:
+            os.close(device)
+    return found
+
+
 def shutdown_file_system(directory, mode=2):
     """Shuts an ext4 or XFS down. 0: flush all first, 1: flush the log, 2: flush nothing, as a crash."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -164,3 +188,21 @@ def namespace(pid, kind):
         return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
     except OSError:
         return None
+
+
+def pid_namespaces_upwards(pid):
+    """The inodes of a process's PID namespace and of those above it, as far as they can be seen."""
+    found = []
+    try:
+        fd = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return found
+    while True:
+        found.append(os.fstat(fd).st_ino)
+        try:
+            above = fcntl.ioctl(fd, NS_GET_PARENT)
+        except OSError:  # the caller's own namespace has no parent that it may see
+            return found
+        finally:
+            os.close(fd)
+        fd = above
