@@ -1,6 +1,8 @@
 #include "supervisor/world_inherited.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 namespace supervise {
 namespace {
@@ -23,6 +25,15 @@ InheritedState take() {
     getrlimit(static_cast<__rlimit_resource>(i), &state.limits[static_cast<std::size_t>(i)]);
   state.file_mask = umask(0);
   umask(state.file_mask);
+  for (int fd = 0; fd < 3; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    state.closed[static_cast<std::size_t>(fd)] = true;
+    int null = open("/dev/null", O_RDWR);
+    if (null >= 0 && null != fd) {
+      dup2(null, fd);
+      close(null);
+    }
+  }
   return state;
 }
 

@@ -17,8 +17,10 @@ struct InheritedState {
   std::array<bool, 65> ignored{};
   std::array<rlimit, RLIM_NLIMITS> limits{};
   mode_t file_mask = 022;
+  std::array<bool, 3> closed{};  // standard streams
 
-  // Takes the state of this process, once; later calls change nothing.
+  // Takes the state of this process, once; later calls change nothing. Standard streams that were
+  // closed become /dev/null for us, so that nothing that we open lands on their numbers.
   static const InheritedState& record();
   // In a child before exec: dispositions, limits and umask, then the mask. Async-signal-safe.
   void apply() const;

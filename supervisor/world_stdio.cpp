@@ -16,6 +16,7 @@
 #include <fstream>
 #include <map>
 
+#include "supervisor/world_inherited.h"
 #include "supervisor/world_mounts.h"
 
 namespace supervise {
@@ -98,11 +99,12 @@ WorldStdio::~WorldStdio() { finish(Deadline::in(Millis(0))); }
 std::array<WorldStdio::Own, 3> WorldStdio::look() {
   std::array<Own, 3> own;
   auto mounts = read_mountinfo("/proc/self/mountinfo").value_or({});
+  const auto& closed = InheritedState::record().closed;
   for (int n = 0; n < 3; ++n) {
     Own& o = own[static_cast<std::size_t>(n)];
     struct stat st {};
     o.flags = fcntl(n, F_GETFL);
-    if (o.flags < 0 || fstat(n, &st) != 0) continue;
+    if (closed[static_cast<std::size_t>(n)] || o.flags < 0 || fstat(n, &st) != 0) continue;
     o.dev = st.st_dev;
     o.ino = st.st_ino;
     o.name = link_of(n);
