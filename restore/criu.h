@@ -1,6 +1,8 @@
 // The only file that speaks to CRIU. Every call has a deadline and runs inside the application's
-// world through a ProcessRunner; on failure the error carries the telling lines of CRIU's log.
+// world through a ProcessRunner; on failure the error carries the telling lines of CRIU's log
+// (dump.log, restore.log in the image's directory, which are no parts of the image).
 // The tree that is dumped is in state T (SIGSTOP) and has no tracer; so is the restored one.
+// The runner sees to it that CRIU's own PIDs are far from the application's (ns_last_pid).
 #pragma once
 
 #include <string>
@@ -30,7 +32,8 @@ struct DumpRequest {
 struct RestoreRequest {
   int image_dir_fd = -1;
   std::vector<ExternalFile> inherit;
-  TcpPolicy tcp = TcpPolicy::Keep;
+  TcpPolicy tcp = TcpPolicy::Keep;  // Close and Reset: as at the dump
+  int work_dir_fd = -1;  // where restore.log goes when the image's directory can't be written to
 };
 
 class Criu {
