@@ -54,7 +54,7 @@ def leftovers(marker, work, namespaces):
         if not state or state[1] in "ZX":
             continue
         ours = needle in _environment(pid).split(b"\0")
-        inside = [kind for kind in KINDS if (kind, system.namespace(pid, kind)) in namespaces]
+        inside = [kind for kind, inode in namespaces if system.namespace(pid, kind) == inode]
         if ours or inside:
             what = "a stopped process" if state[1] in "Tt" else "a process"
             where = f", in its {','.join(inside)} namespaces" if inside else ""

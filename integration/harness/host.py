@@ -11,6 +11,8 @@ from . import process, system
 
 
 class Host:
+    _KINDS = ("pid", "net", "uts", "ipc")
+
     def __init__(self, scenario, name):
         self.scenario, self.name = scenario, name
         self.mounts = []  # directories mounted through this class, in order
@@ -26,7 +28,10 @@ class Host:
         if not match:
             raise RuntimeError(f"host {name} does not start: {answers.text}")
         self.pid = int(match.group(1))
-        self.namespaces = {kind: system.namespace(self.pid, kind) for kind in ("pid", "mnt", "net", "uts", "ipc")}
+        # Held open until the census, so that their inode numbers are not given to others meanwhile. Not the
+        # mount namespace: holding it would keep the host's mounts after its end.
+        self._held = [os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in self._KINDS]
+        self.namespaces = {kind: os.fstat(fd).st_ino for kind, fd in zip(self._KINDS, self._held)}
 
     # Programs ----------------------------------------------------------------------------------
 
@@ -113,3 +118,8 @@ class Host:
             self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"host {self.name} does not die within {seconds} s; left: {self.processes()}") from None
+
+    def forget(self):
+        """After the census: lets go of the dead namespaces."""
+        while self._held:
+            os.close(self._held.pop())

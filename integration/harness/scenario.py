@@ -70,6 +70,8 @@ class Scenario:
             self._print_logs()
         problems = self._take_down()
         left = self.census(problems)
+        for host in self.hosts:
+            host.forget()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if left:
