@@ -75,7 +75,7 @@ finish() {
   fi
   printf 'PASSED in %s s\n' "$SECONDS"
 }
-census_save "$work/census"
+census_save "$work/census" || { rm -rf "$work"; exit 1; }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

@@ -36,7 +36,9 @@ census_device_mapper() {
 census_stopped() {
   local file pid line name state
   for file in /proc/[0-9]*/task/[0-9]*/stat; do
-    { line=$(<"$file"); } 2>/dev/null || continue
+    # A thread may end at any moment. `read` fails at the end of the file, but has filled the line.
+    line=
+    { read -r -d '' line <"$file"; } 2>/dev/null || [[ -n $line ]] || continue
     state=${line##*) }
     [[ ${state%% *} == [Tt] ]] || continue
     pid=${file#/proc/}
@@ -56,16 +58,15 @@ census_netns() {
 census_firewall() {
   local tool
   if command -v nft >/dev/null; then
-    timeout 10 nft list ruleset 2>/dev/null | awk '
+    { timeout 10 nft list ruleset 2>/dev/null || true; } | awk '
       /^table/ { table = $2 " " $3 }
       /^table/ && tolower($0) ~ /criu/ { print "nft table: " table }
       !/^table/ && tolower($0) ~ /criu/ { $1 = $1; print "nft in " table ": " $0 }'
   fi
   for tool in iptables-save ip6tables-save; do
     command -v "$tool" >/dev/null || continue
-    timeout 10 "$tool" 2>/dev/null | grep -i criu | sed "s/^/$tool: /"
+    { timeout 10 "$tool" 2>/dev/null || true; } | sed -n "/[Cc][Rr][Ii][Uu]/s/^/$tool: /p"
   done
-  return 0
 }
 
 # census_ours MARKER: processes that still carry the run's mark in their environment, but the caller.
@@ -97,7 +98,9 @@ census() {
   } | LC_ALL=C sort
 }
 
-census_save() { census >"$1"; }
+census_save() {
+  census >"$1" || { warn "the census failed; is /proc mounted?"; return 1; }
+}
 
 # census_compare FILE MARKER: prints what is new; status 1 when there is anything.
 census_compare() {
