@@ -1,0 +1,162 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <linux/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include <fstream>
+
+#include "seccomp/filter.h"
+#include "supervisor/base/unique_fd.h"
+#include "supervisor/doctor.h"
+#include "supervisor/doctor_child.h"
+#include "tracer/ptrace_raw.h"
+#include "tracer/stop.h"
+
+namespace supervise {
+namespace {
+
+constexpr Millis kLimit{5000};
+constexpr unsigned long kSuspendSeccomp = 1ul << 21;  // PTRACE_O_SUSPEND_SECCOMP
+
+int sleep_on() {
+  while (true) ::pause();
+}
+
+std::string ptrace_remedy() {
+  std::string text = "grant CAP_SYS_PTRACE (container: --cap-add SYS_PTRACE)";
+  int scope = 0;
+  if (std::ifstream("/proc/sys/kernel/yama/ptrace_scope") >> scope && scope > 1)
+    text += fmt::format(", and set kernel.yama.ptrace_scope to 1 (it is {}{})", scope,
+                        scope == 3 ? "; 3 stays until a reboot" : "");
+  return text + "; a program that is traced already (a debugger, strace) can't be supervised";
+}
+
+Result<Stop> next_stop(const ProbeChild& child) {
+  ASSIGN_OR_RETURN(const int status, child.next_status());
+  return classify(status);
+}
+
+Result<std::string> try_seize() {
+  const ProbeChild child(sleep_on);
+  RETURN_IF_ERROR(ptrace_raw::seize(child.pid(), ptrace_raw::kOptions));
+  RETURN_IF_ERROR(ptrace_raw::interrupt(child.pid()));
+  ASSIGN_OR_RETURN(const auto stop, next_stop(child));
+  if (stop.kind != StopKind::Interrupted)
+    return plain_error(fmt::format("an interrupted child reported {}", name_of(stop.kind)));
+  ASSIGN_OR_RETURN([[maybe_unused]] const auto regs, ptrace_raw::get_regs(child.pid()));
+  ASSIGN_OR_RETURN([[maybe_unused]] const auto info, ptrace_raw::call_info(child.pid()));
+  RETURN_IF_ERROR(ptrace_raw::detach(child.pid()));
+  return std::string("a child was seized, interrupted, read and let go");
+}
+
+// A child under the filter that run installs: a traced call, one of the 32-bit table, one refused.
+Result<std::string> try_filter() {
+  ASSIGN_OR_RETURN(auto program, filter_build(filter_plan({})));
+  const sock_fprog fprog{static_cast<unsigned short>(program.size()), program.data()};
+  const ProbeChild child([&] {
+    ::raise(SIGSTOP);
+    if (const int err = filter_install(&fprog); err != 0) return err;
+    char params[256] = {};
+    if (::syscall(SYS_io_uring_setup, 1, params) != -1 || errno != ENOSYS) return 1;
+    ::syscall(SYS_fsync, -1);
+    return 0;
+  });
+  RETURN_IF_ERROR(ptrace_raw::seize(child.pid(), ptrace_raw::kOptions | ptrace_raw::kExitKill));
+  int traced = 0;
+  while (true) {
+    ASSIGN_OR_RETURN(const auto stop, next_stop(child));
+    if (stop.kind == StopKind::Exited && stop.code != 0)
+      return errno_error(stop.code, "install the filter in a child");
+    if (stop.is_end()) break;
+    if (stop.kind == StopKind::Seccomp) {
+      ASSIGN_OR_RETURN(const auto info, ptrace_raw::call_info(child.pid()));
+      ASSIGN_OR_RETURN(const auto tag, ptrace_raw::event_message(child.pid()));
+      if (info.nr == SYS_fsync && tag == kTagNative) ++traced;
+    }
+    if (stop.kind == StopKind::GroupStop) ::kill(child.pid(), SIGCONT);
+    RETURN_IF_ERROR(ptrace_raw::cont(child.pid()));
+  }
+  if (traced != 1) return plain_error(fmt::format("a traced call stopped {} times instead of once", traced));
+  return fmt::format("{} instructions; a traced call stopped, io_uring_setup said ENOSYS",
+                     program.size());
+}
+
+Result<std::string> try_suspend_seccomp() {
+  const ProbeChild child(sleep_on);
+  RETURN_IF_ERROR(ptrace_raw::seize(child.pid(), 0));
+  RETURN_IF_ERROR(ptrace_raw::interrupt(child.pid()));
+  ASSIGN_OR_RETURN([[maybe_unused]] const auto stop, next_stop(child));
+  if (auto status = ptrace_raw::set_options(child.pid(), kSuspendSeccomp); !status)
+    return status.error().with("PTRACE_O_SUSPEND_SECCOMP");
+  return std::string("a child's filter can be suspended for a dump");
+}
+
+Result<std::string> try_memory() {
+  static volatile long word = 4711;
+  const ProbeChild child(sleep_on);
+  long seen = 0;
+  iovec local{&seen, sizeof seen}, remote{const_cast<long*>(&word), sizeof word};
+  if (::process_vm_readv(child.pid(), &local, 1, &remote, 1, 0) != sizeof seen || seen != 4711)
+    return errno_error("process_vm_readv");
+  seen = 42;
+  if (::process_vm_writev(child.pid(), &local, 1, &remote, 1, 0) != sizeof seen)
+    return errno_error("process_vm_writev");
+  return std::string("a child's memory was read and written");
+}
+
+Result<std::string> try_kcmp() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return errno_error("pipe");
+  const UniqueFd a(ends[0]), b(ends[1]);
+  const ProbeChild child(sleep_on);
+  const auto compare = [&](int ours, int theirs) {
+    return ::syscall(SYS_kcmp, ::getpid(), child.pid(), KCMP_FILE, ours, theirs);
+  };
+  const long same = compare(a.get(), a.get());
+  if (same < 0) return errno_error("kcmp");
+  if (same != 0 || compare(a.get(), b.get()) == 0) return plain_error("kcmp compares wrongly");
+  return std::string("shared open files are told from separate ones");
+}
+
+Result<std::string> try_pidfd_getfd() {
+  int ends[2];
+  if (::pipe2(ends, 0) != 0) return errno_error("pipe");
+  const UniqueFd read_end(ends[0]), write_end(ends[1]);
+  const ProbeChild child(sleep_on);
+  const UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, child.pid(), 0)));
+  if (!pidfd) return errno_error("pidfd_open");
+  const UniqueFd got(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), write_end.get(), 0)));
+  if (!got) return errno_error("pidfd_getfd");
+  char byte = 'x';
+  if (::write(got.get(), &byte, 1) != 1 || ::read(read_end.get(), &byte, 1) != 1)
+    return errno_error("use of the descriptor");
+  return std::string("a child's descriptor was taken and used");
+}
+
+}  // namespace
+
+void probe_tracing(const ProbeSink& sink) {
+  const auto ptrace = ptrace_remedy();
+  sink(run_probe("ptrace.seize", Need::Supervise, ptrace, kLimit, try_seize));
+  sink(run_probe("seccomp.filter", Need::Supervise,
+                 "the kernel needs CONFIG_SECCOMP_FILTER, and a container must not forbid seccomp(2) "
+                 "or ptrace(2): --security-opt seccomp=unconfined",
+                 kLimit, try_filter));
+  sink(run_probe("ptrace.suspend_seccomp", Need::Handover,
+                 "grant CAP_SYS_ADMIN and start supervise itself without a seccomp filter (container: "
+                 "--cap-add SYS_ADMIN --security-opt seccomp=unconfined)",
+                 kLimit, try_suspend_seccomp));
+  sink(run_probe("memory.process_vm", Need::Supervise, ptrace, kLimit, try_memory));
+  sink(run_probe("descriptors.kcmp", Need::Paths,
+                 "the kernel needs CONFIG_KCMP, and a container's seccomp profile must allow kcmp(2): "
+                 "--security-opt seccomp=unconfined or --cap-add SYS_PTRACE",
+                 kLimit, try_kcmp));
+  sink(run_probe("descriptors.pidfd_getfd", Need::Paths,
+                 "grant CAP_SYS_PTRACE; a container's seccomp profile must allow pidfd_getfd(2)",
+                 kLimit, try_pidfd_getfd));
+}
+
+}  // namespace supervise
