@@ -481,7 +481,7 @@ void Journal::synced_all(Seq upto) {
 
 void Journal::forget(InodeKey key) {
   auto it = by_inode_.find(key);
-  if (it != by_inode_.end() && files_.at(it->second).unlinked()) drop(it->second);
+  if (it != by_inode_.end() && files_.at(it->second).names.empty()) drop(it->second);
 }
 
 void Journal::rekey(FileId id, InodeKey now) {

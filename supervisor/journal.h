@@ -100,7 +100,8 @@ class Journal {
   // `existing` may be "" for a file without a name (O_TMPFILE, created with the name "").
   void linked(InodeKey, std::string_view existing, std::string_view name);
   // `links_left` (st_nlink of the file that lost its name, when known) tells a file that lives on
-  // under names that were never seen from one that is gone.
+  // under names that were never seen from one that is gone; seen() comes first when find() knows
+  // the inode, maybe under another name.
   void renamed(std::string_view from, std::string_view to, bool exchange = false,
                std::optional<std::uint64_t> links_left = {});
   void unlinked(std::string_view name, std::optional<std::uint64_t> links_left = {});  // also rmdir
@@ -121,7 +122,8 @@ class Journal {
   void synced_file(InodeKey, Seq upto, bool attributes = false);
   void synced_directory(std::string_view dir, Seq upto);  // names directly in it
   void synced_all(Seq upto);                   // syncfs, sync
-  void forget(InodeKey);                       // last close of an unlinked file
+  // The inode is gone: its last name when nobody has it open, or the last close after that.
+  void forget(InodeKey);
 
   // --- after a switch: the same file has another inode on the new path
   void rekey(FileId, InodeKey now);
