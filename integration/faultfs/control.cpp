@@ -47,7 +47,8 @@ void serve_connection(int fd, FaultRules& rules) {
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     pending.append(buffer, static_cast<std::size_t>(n));
-    for (std::size_t end; (end = pending.find('\n')) != std::string::npos; pending.erase(0, end + 1))
+    for (std::size_t end; (end = pending.find('\n')) != std::string::npos;
+         pending.erase(0, end + 1))
       if (!send_all(fd, run_command(pending.substr(0, end), rules) + "\n")) break;
   }
   ::close(fd);
@@ -117,7 +118,8 @@ std::string run_command(const std::string& line, FaultRules& rules) {
     if (!rule) return "error " + error;
     return fmt::format("ok {}", rules.add(std::move(*rule)));
   }
-  return fmt::format("error unknown command '{}'; try ping, stats, rules, fail, hang, unhang, delay, clear", verb);
+  return fmt::format(
+      "error unknown command '{}'; try ping, stats, rules, fail, hang, unhang, delay, clear", verb);
 }
 
 int control_client(const std::vector<std::string>& args) {

@@ -19,8 +19,8 @@ void serve_control(int listener, FaultRules& rules);
 
 std::string run_command(const std::string& line, FaultRules& rules);
 
-// `PROGRAM ctl SOCKET WORD...`: sends one command, prints the answer. Exit status 0 when it was "ok",
-// 1 when refused, 2 when the daemon can't be reached within 5 seconds.
+// `PROGRAM ctl SOCKET WORD...`: sends one command, prints the answer. Exit status 0 when it was
+// "ok", 1 when refused, 2 when the daemon can't be reached within 5 seconds.
 int control_client(const std::vector<std::string>& args);
 
 }  // namespace supervise::faults

@@ -20,7 +20,8 @@ bool parse_number(std::string_view text, T& out) {
 
 bool parse_range(std::string_view text, FaultRule& rule) {
   auto dash = text.find('-');
-  if (dash == std::string_view::npos || !parse_number(text.substr(0, dash), rule.first)) return false;
+  if (dash == std::string_view::npos || !parse_number(text.substr(0, dash), rule.first))
+    return false;
   auto last = text.substr(dash + 1);
   if (last == "END") {
     rule.last = kEnd;
@@ -126,9 +127,7 @@ Verdict FaultRules::check(std::string_view op, std::optional<ByteRange> range, c
   ++count.calls;
   while (FaultRule* rule = firing_rule(op, range, path)) {
     switch (rule->action) {
-      case Action::Fail:
-        ++count.failed;
-        return Verdict(rule->error);
+      case Action::Fail: ++count.failed; return Verdict(rule->error);
       case Action::Delay: {
         auto pause = std::chrono::milliseconds(rule->delay_ms);
         lock.unlock();
@@ -173,9 +172,10 @@ std::string FaultRules::stats_json() const {
   std::lock_guard lock(mutex_);
   std::string ops;
   for (const auto& [name, c] : counts_)
-    ops += fmt::format("{}\"{}\":{{\"calls\":{},\"failed\":{},\"hung\":{}}}", ops.empty() ? "" : ",", name,
-                       c.calls, c.failed, c.hung);
-  return fmt::format("{{\"rules\":{},\"hanging\":{},\"ops\":{{{}}}}}", rules_.size(), hanging_now_, ops);
+    ops += fmt::format("{}\"{}\":{{\"calls\":{},\"failed\":{},\"hung\":{}}}",
+                       ops.empty() ? "" : ",", name, c.calls, c.failed, c.hung);
+  return fmt::format("{{\"rules\":{},\"hanging\":{},\"ops\":{{{}}}}}", rules_.size(), hanging_now_,
+                     ops);
 }
 
 int parse_errno(std::string_view word) {

@@ -1,7 +1,8 @@
 // Which calls fail, wait or are slow. A rule names operations, an optional byte range, an optional
-// path ending and what happens; the first rule that fires decides. Rules are added and removed while
-// I/O is going on (thread-safe). A call that hangs sleeps until its rule is removed, then is judged
-// again. Counts are kept per operation, so that a test can see that its fault was really met.
+// path ending and what happens; the first rule that fires decides. Rules are added and removed
+// while I/O is going on (thread-safe). A call that hangs sleeps until its rule is removed, then is
+// judged again. Counts are kept per operation, so that a test can see that its fault was really
+// met.
 #pragma once
 
 #include <condition_variable>
@@ -28,12 +29,12 @@ struct FaultRule {
   std::vector<std::string> ops;  // "all" stands for every operation
   std::uint64_t first = 0;       // bytes [first, last]; calls without a range match 0-END only
   std::uint64_t last = kEnd;
-  std::string path_suffix;       // empty: any path
-  int error = 0;                 // errno of Action::Fail
-  int delay_ms = 0;              // of Action::Delay
-  std::uint64_t nth = 0;         // only the Nth matching call (1-based); 0: every one
-  std::uint64_t after = 0;       // let this many matching calls pass first
-  std::uint64_t times = 0;       // fire at most this often; 0: no bound
+  std::string path_suffix;  // empty: any path
+  int error = 0;            // errno of Action::Fail
+  int delay_ms = 0;         // of Action::Delay
+  std::uint64_t nth = 0;    // only the Nth matching call (1-based); 0: every one
+  std::uint64_t after = 0;  // let this many matching calls pass first
+  std::uint64_t times = 0;  // fire at most this often; 0: no bound
   std::uint64_t matched = 0;
   std::uint64_t fired = 0;
 };
@@ -85,7 +86,8 @@ class FaultRules {
   struct Count {
     std::uint64_t calls = 0, failed = 0, hung = 0;
   };
-  FaultRule* firing_rule(std::string_view op, const std::optional<ByteRange>& range, const PathOf& path);
+  FaultRule* firing_rule(std::string_view op, const std::optional<ByteRange>& range,
+                         const PathOf& path);
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

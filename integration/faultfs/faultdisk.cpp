@@ -1,11 +1,12 @@
-// faultdisk: a FUSE file system with one file, disk.img, which is an image file elsewhere. Put a loop
-// device on disk.img and a file system on that, and its device fails on command. Nothing is cached
-// here, and a failed write leaves the image untouched: a second loop device straight on the image
-// sees exactly what became durable.
-// Operations: read, write, fsync, flush, fallocate (discard and write-zeroes of the loop device).
+// faultdisk: a FUSE file system with one file, disk.img, which is an image file elsewhere. Put a
+// loop device on disk.img and a file system on that, and its device fails on command. Nothing is
+// cached here, and a failed write leaves the image untouched: a second loop device straight on the
+// image sees exactly what became durable. Operations: read, write, fsync, flush, fallocate (discard
+// and write-zeroes of the loop device).
 //   faultdisk --image FILE --mount DIR --socket PATH    serve
 //   faultdisk ctl SOCKET COMMAND...                     command a running one
-//   faultdisk released SECONDS DEVICE...                wait until no file system is mounted from them
+//   faultdisk released SECONDS DEVICE...                wait until no file system is mounted from
+//   them
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -73,7 +74,7 @@ void op_lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
 }
 
 void op_getattr(fuse_req_t request, fuse_ino_t ino, fuse_file_info*) {
-  struct stat st{};
+  struct stat st {};
   if (fill_attributes(request, ino, st))
     fuse_reply_attr(request, &st, 0);
   else
@@ -89,7 +90,7 @@ void op_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, f
   size_t used = 0;
   const char* names[] = {".", "..", kName};
   for (off_t i = offset; i < 3; ++i) {
-    struct stat st{};
+    struct stat st {};
     st.st_ino = i == 2 ? kFile : FUSE_ROOT_ID;
     st.st_mode = i == 2 ? S_IFREG : S_IFDIR;
     size_t room = std::min(size, sizeof buffer) - used;
@@ -129,12 +130,14 @@ void op_read(fuse_req_t request, fuse_ino_t, size_t size, off_t offset, fuse_fil
   fuse_reply_buf(request, buffer.data(), done);
 }
 
-void op_write(fuse_req_t request, fuse_ino_t, const char* bytes, size_t size, off_t offset, fuse_file_info*) {
+void op_write(fuse_req_t request, fuse_ino_t, const char* bytes, size_t size, off_t offset,
+              fuse_file_info*) {
   auto verdict = judge(request, "write", ByteRange{static_cast<std::uint64_t>(offset), size});
   if (verdict.error() != 0) return;
   size_t done = 0;
   while (done < size) {
-    ssize_t n = ::pwrite(disk_of(request).image, bytes + done, size - done, offset + static_cast<off_t>(done));
+    ssize_t n = ::pwrite(disk_of(request).image, bytes + done, size - done,
+                         offset + static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
       fuse_reply_err(request, errno);
@@ -157,11 +160,13 @@ void op_fsync(fuse_req_t request, fuse_ino_t, int datasync, fuse_file_info*) {
   fuse_reply_err(request, result == 0 ? 0 : errno);
 }
 
-void op_fallocate(fuse_req_t request, fuse_ino_t, int mode, off_t offset, off_t length, fuse_file_info*) {
+void op_fallocate(fuse_req_t request, fuse_ino_t, int mode, off_t offset, off_t length,
+                  fuse_file_info*) {
   ByteRange range{static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length)};
   auto verdict = judge(request, "fallocate", range);
   if (verdict.error() != 0) return;
-  fuse_reply_err(request, ::fallocate(disk_of(request).image, mode, offset, length) == 0 ? 0 : errno);
+  fuse_reply_err(request,
+                 ::fallocate(disk_of(request).image, mode, offset, length) == 0 ? 0 : errno);
 }
 
 int serve(const std::vector<std::string>& args) {
@@ -186,8 +191,8 @@ int serve(const std::vector<std::string>& args) {
   return run_daemon(*options, "faultdisk", ops, &disk, disk.rules, false);
 }
 
-// Waits until nothing has a file system mounted from the devices, in any mount namespace: the kernel
-// then grants an exclusive open.
+// Waits until nothing has a file system mounted from the devices, in any mount namespace: the
+// kernel then grants an exclusive open.
 int wait_released(const std::vector<std::string>& args) {
   double seconds = args.empty() ? 0 : std::strtod(args[0].c_str(), nullptr);
   auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);

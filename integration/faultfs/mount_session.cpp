@@ -86,8 +86,8 @@ std::optional<DaemonOptions> parse_daemon_options(const std::vector<std::string>
   return o;
 }
 
-int run_daemon(const DaemonOptions& o, const char* type, const fuse_lowlevel_ops& ops, void* user_data,
-               FaultRules& rules, bool default_permissions) {
+int run_daemon(const DaemonOptions& o, const char* type, const fuse_lowlevel_ops& ops,
+               void* user_data, FaultRules& rules, bool default_permissions) {
   std::signal(SIGPIPE, SIG_IGN);
   // A terminal's ^C ends the test first, which then unmounts; the daemon must outlive that.
   std::signal(SIGINT, SIG_IGN);
@@ -112,12 +112,13 @@ int run_daemon(const DaemonOptions& o, const char* type, const fuse_lowlevel_ops
 
   int device = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
   if (device < 0) return complain("/dev/fuse");
-  struct stat root{};
+  struct stat root {};
   if (::stat(o.mount_point.c_str(), &root) != 0) return complain(o.mount_point);
-  auto data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,allow_other{}", device, root.st_mode & S_IFMT,
-                          default_permissions ? ",default_permissions" : "");
+  auto data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,allow_other{}", device,
+                          root.st_mode & S_IFMT, default_permissions ? ",default_permissions" : "");
   auto fs_type = fmt::format("fuse.{}", type);
-  if (::mount(type, o.mount_point.c_str(), fs_type.c_str(), MS_NOSUID | MS_NODEV, data.c_str()) != 0)
+  if (::mount(type, o.mount_point.c_str(), fs_type.c_str(), MS_NOSUID | MS_NODEV, data.c_str()) !=
+      0)
     return complain(o.mount_point);
   if (outside >= 0) {
     if (::setns(outside, CLONE_NEWNS) != 0) return complain(o.outside_ns);

@@ -38,7 +38,9 @@ void InodeTable::forget(Inode* inode, std::uint64_t lookups) {
   delete inode;
 }
 
-Passthrough& self(fuse_req_t request) { return *static_cast<Passthrough*>(fuse_req_userdata(request)); }
+Passthrough& self(fuse_req_t request) {
+  return *static_cast<Passthrough*>(fuse_req_userdata(request));
+}
 
 Inode* inode_of(fuse_req_t request, fuse_ino_t ino) {
   return ino == FUSE_ROOT_ID ? &self(request).root : reinterpret_cast<Inode*>(ino);
@@ -72,7 +74,7 @@ int look_up(fuse_req_t request, const Inode& parent, const char* name, fuse_entr
 int give_to_caller(fuse_req_t request, int parent_fd, const char* name) {
   const fuse_ctx* caller = fuse_req_ctx(request);
   if (caller->uid == 0 && caller->gid == 0) return 0;
-  struct stat parent{};
+  struct stat parent {};
   // A directory with the set-group-ID bit gives its own group to what is made in it.
   bool keep_group = ::fstat(parent_fd, &parent) == 0 && (parent.st_mode & S_ISGID);
   gid_t group = keep_group ? static_cast<gid_t>(-1) : caller->gid;

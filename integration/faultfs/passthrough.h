@@ -1,9 +1,9 @@
-// A directory handed through FUSE call by call, with faults in between. Inodes are O_PATH descriptors
-// of the lower directory, so the daemon needs no path below it and may live in any mount namespace.
-// Every operation asks the fault rules first, by its name: lookup getattr chmod chown truncate utimens
-// readlink mkdir mknod symlink unlink rmdir rename link open create read write flush fsync opendir
-// readdir fsyncdir statfs setxattr getxattr listxattr removexattr fallocate lseek copy_file_range.
-// POSIX locks and flock are the kernel's own (local).
+// A directory handed through FUSE call by call, with faults in between. Inodes are O_PATH
+// descriptors of the lower directory, so the daemon needs no path below it and may live in any
+// mount namespace. Every operation asks the fault rules first, by its name: lookup getattr chmod
+// chown truncate utimens readlink mkdir mknod symlink unlink rmdir rename link open create read
+// write flush fsync opendir readdir fsyncdir statfs setxattr getxattr listxattr removexattr
+// fallocate lseek copy_file_range. POSIX locks and flock are the kernel's own (local).
 #pragma once
 
 #include "integration/faultfs/mount_session.h"
@@ -52,8 +52,8 @@ Passthrough& self(fuse_req_t request);
 Inode* inode_of(fuse_req_t request, fuse_ino_t ino);
 
 // Answers the request itself when the call must fail.
-Verdict judge(fuse_req_t request, std::string_view op, const Inode& inode, const char* child = nullptr,
-              std::optional<ByteRange> range = {});
+Verdict judge(fuse_req_t request, std::string_view op, const Inode& inode,
+              const char* child = nullptr, std::optional<ByteRange> range = {});
 
 void reply_status(fuse_req_t request, bool good);  // 0 or errno
 

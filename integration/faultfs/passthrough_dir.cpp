@@ -39,7 +39,8 @@ void op_opendir(fuse_req_t request, fuse_ino_t ino, fuse_file_info* info) {
   }
 }
 
-void op_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info* info) {
+void op_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
+                fuse_file_info* info) {
   auto verdict = judge(request, "readdir", *inode_of(request, ino));
   if (verdict.error() != 0) return;
   Directory* d = directory(info);
@@ -60,11 +61,12 @@ void op_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, f
       }
       if (!d->pending) break;
     }
-    struct stat st{};
+    struct stat st {};
     st.st_ino = d->pending->d_ino;
     st.st_mode = static_cast<mode_t>(d->pending->d_type) << 12;
     off_t next = d->pending->d_off;
-    size_t need = fuse_add_direntry(request, buffer.data() + used, size - used, d->pending->d_name, &st, next);
+    size_t need = fuse_add_direntry(request, buffer.data() + used, size - used, d->pending->d_name,
+                                    &st, next);
     if (need > size - used) break;
     used += need;
     d->pending = nullptr;

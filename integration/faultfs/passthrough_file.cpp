@@ -12,8 +12,9 @@ namespace {
 
 int handle(const fuse_file_info* info) { return static_cast<int>(info->fh); }
 
-// The kernel works out where an append goes and does direct I/O itself; below, offsets must be obeyed
-// and buffers are not aligned. With the write-back cache it also reads pages of write-only files.
+// The kernel works out where an append goes and does direct I/O itself; below, offsets must be
+// obeyed and buffers are not aligned. With the write-back cache it also reads pages of write-only
+// files.
 int lower_flags(const Passthrough& fs, int flags) {
   flags &= ~(O_APPEND | O_DIRECT | O_NOFOLLOW | O_CREAT | O_EXCL);
   if (fs.writeback && (flags & O_ACCMODE) == O_WRONLY) flags = (flags & ~O_ACCMODE) | O_RDWR;
@@ -39,13 +40,15 @@ void op_open(fuse_req_t request, fuse_ino_t ino, fuse_file_info* info) {
   if (fuse_reply_open(request, info) != 0) ::close(fd);
 }
 
-void op_create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* info) {
+void op_create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode,
+               fuse_file_info* info) {
   Inode* inode = inode_of(request, parent);
   auto verdict = judge(request, "create", *inode, name);
   if (verdict.error() != 0) return;
-  struct stat before{};
+  struct stat before {};
   bool existed = ::fstatat(inode->fd, name, &before, AT_SYMLINK_NOFOLLOW) == 0;
-  int flags = lower_flags(self(request), info->flags) | O_CREAT | O_NOFOLLOW | (info->flags & O_EXCL);
+  int flags =
+      lower_flags(self(request), info->flags) | O_CREAT | O_NOFOLLOW | (info->flags & O_EXCL);
   int fd = ::openat(inode->fd, name, flags, mode);
   if (fd < 0) {
     fuse_reply_err(request, errno);
@@ -70,7 +73,8 @@ void op_read(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse
   std::vector<char> buffer(size);
   size_t done = 0;
   while (done < size) {
-    ssize_t n = ::pread(handle(info), buffer.data() + done, size - done, offset + static_cast<off_t>(done));
+    ssize_t n =
+        ::pread(handle(info), buffer.data() + done, size - done, offset + static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
       fuse_reply_err(request, errno);
@@ -89,7 +93,8 @@ void op_write(fuse_req_t request, fuse_ino_t ino, const char* bytes, size_t size
   if (verdict.error() != 0) return;
   size_t done = 0;
   while (done < size) {
-    ssize_t n = ::pwrite(handle(info), bytes + done, size - done, offset + static_cast<off_t>(done));
+    ssize_t n =
+        ::pwrite(handle(info), bytes + done, size - done, offset + static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && done == 0) {
       fuse_reply_err(request, errno);
@@ -117,10 +122,12 @@ void op_fsync(fuse_req_t request, fuse_ino_t ino, int datasync, fuse_file_info* 
   reply_status(request, (datasync ? ::fdatasync(handle(info)) : ::fsync(handle(info))) == 0);
 }
 
-void op_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t offset, off_t length, fuse_file_info* info) {
+void op_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                  fuse_file_info* info) {
   ByteRange range{static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length)};
   auto verdict = judge(request, "fallocate", *inode_of(request, ino), nullptr, range);
-  if (verdict.error() == 0) reply_status(request, ::fallocate(handle(info), mode, offset, length) == 0);
+  if (verdict.error() == 0)
+    reply_status(request, ::fallocate(handle(info), mode, offset, length) == 0);
 }
 
 void op_lseek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence, fuse_file_info* info) {
@@ -133,12 +140,14 @@ void op_lseek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence, fuse
     fuse_reply_lseek(request, at);
 }
 
-void op_copy_file_range(fuse_req_t request, fuse_ino_t, off_t from, fuse_file_info* source, fuse_ino_t to_ino,
-                        off_t to, fuse_file_info* target, size_t length, int flags) {
+void op_copy_file_range(fuse_req_t request, fuse_ino_t, off_t from, fuse_file_info* source,
+                        fuse_ino_t to_ino, off_t to, fuse_file_info* target, size_t length,
+                        int flags) {
   auto verdict = judge(request, "copy_file_range", *inode_of(request, to_ino), nullptr,
                        ByteRange{static_cast<std::uint64_t>(to), length});
   if (verdict.error() != 0) return;
-  ssize_t n = ::copy_file_range(handle(source), &from, handle(target), &to, length, static_cast<unsigned>(flags));
+  ssize_t n = ::copy_file_range(handle(source), &from, handle(target), &to, length,
+                                static_cast<unsigned>(flags));
   if (n < 0)
     fuse_reply_err(request, errno);
   else

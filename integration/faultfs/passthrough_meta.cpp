@@ -38,7 +38,7 @@ void op_forget_multi(fuse_req_t request, size_t count, fuse_forget_data* forgets
 }
 
 void reply_attributes(fuse_req_t request, const Inode& inode) {
-  struct stat st{};
+  struct stat st {};
   if (::fstatat(inode.fd, "", &st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0)
     fuse_reply_attr(request, &st, self(request).cache_seconds);
   else
@@ -76,7 +76,8 @@ bool set_times(const Inode& inode, const struct stat& wanted, int what) {
   return ::utimensat(inode.fd, "", times, AT_EMPTY_PATH) == 0;
 }
 
-void op_setattr(fuse_req_t request, fuse_ino_t ino, struct stat* wanted, int what, fuse_file_info* info) {
+void op_setattr(fuse_req_t request, fuse_ino_t ino, struct stat* wanted, int what,
+                fuse_file_info* info) {
   Inode* inode = inode_of(request, ino);
   auto verdict = judge(request, name_of_setattr(what), *inode);
   if (verdict.error() != 0) return;
@@ -88,7 +89,8 @@ void op_setattr(fuse_req_t request, fuse_ino_t ino, struct stat* wanted, int wha
     gid_t gid = what & FUSE_SET_ATTR_GID ? wanted->st_gid : static_cast<gid_t>(-1);
     good = ::fchownat(inode->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0;
   }
-  if (good && (what & FUSE_SET_ATTR_MODE)) good = ::chmod(inode->proc_path().c_str(), wanted->st_mode) == 0;
+  if (good && (what & FUSE_SET_ATTR_MODE))
+    good = ::chmod(inode->proc_path().c_str(), wanted->st_mode) == 0;
   if (good && (what & FUSE_SET_ATTR_SIZE)) good = set_size(*inode, wanted->st_size, info);
   if (good && (what & kTimes)) good = set_times(*inode, *wanted, what);
   if (good)
@@ -130,13 +132,15 @@ void op_mkdir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mo
 void op_mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t device) {
   Inode* inode = inode_of(request, parent);
   auto verdict = judge(request, "mknod", *inode, name);
-  if (verdict.error() == 0) reply_new(request, *inode, name, ::mknodat(inode->fd, name, mode, device) == 0);
+  if (verdict.error() == 0)
+    reply_new(request, *inode, name, ::mknodat(inode->fd, name, mode, device) == 0);
 }
 
 void op_symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const char* name) {
   Inode* inode = inode_of(request, parent);
   auto verdict = judge(request, "symlink", *inode, name);
-  if (verdict.error() == 0) reply_new(request, *inode, name, ::symlinkat(target, inode->fd, name) == 0);
+  if (verdict.error() == 0)
+    reply_new(request, *inode, name, ::symlinkat(target, inode->fd, name) == 0);
 }
 
 void op_link(fuse_req_t request, fuse_ino_t ino, fuse_ino_t new_parent, const char* new_name) {
@@ -168,26 +172,28 @@ void op_rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
   if (verdict.error() == 0) reply_status(request, ::unlinkat(inode->fd, name, AT_REMOVEDIR) == 0);
 }
 
-void op_rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
-               unsigned flags) {
+void op_rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,
+               const char* new_name, unsigned flags) {
   Inode* from = inode_of(request, parent);
   auto verdict = judge(request, "rename", *from, name);
   if (verdict.error() != 0) return;
-  reply_status(request, ::renameat2(from->fd, name, inode_of(request, new_parent)->fd, new_name, flags) == 0);
+  reply_status(request, ::renameat2(from->fd, name, inode_of(request, new_parent)->fd, new_name,
+                                    flags) == 0);
 }
 
 void op_statfs(fuse_req_t request, fuse_ino_t ino) {
   Inode* inode = inode_of(request, ino);
   auto verdict = judge(request, "statfs", *inode);
   if (verdict.error() != 0) return;
-  struct statvfs fs{};
+  struct statvfs fs {};
   if (::fstatvfs(inode->fd, &fs) == 0)
     fuse_reply_statfs(request, &fs);
   else
     fuse_reply_err(request, errno);
 }
 
-void op_setxattr(fuse_req_t request, fuse_ino_t ino, const char* name, const char* value, size_t size, int flags) {
+void op_setxattr(fuse_req_t request, fuse_ino_t ino, const char* name, const char* value,
+                 size_t size, int flags) {
   Inode* inode = inode_of(request, ino);
   auto verdict = judge(request, "setxattr", *inode);
   if (verdict.error() == 0)
@@ -197,7 +203,8 @@ void op_setxattr(fuse_req_t request, fuse_ino_t ino, const char* name, const cha
 void op_removexattr(fuse_req_t request, fuse_ino_t ino, const char* name) {
   Inode* inode = inode_of(request, ino);
   auto verdict = judge(request, "removexattr", *inode);
-  if (verdict.error() == 0) reply_status(request, ::removexattr(inode->proc_path().c_str(), name) == 0);
+  if (verdict.error() == 0)
+    reply_status(request, ::removexattr(inode->proc_path().c_str(), name) == 0);
 }
 
 // With size 0 the caller asks how much room it needs.
@@ -215,7 +222,8 @@ void op_getxattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t si
   auto verdict = judge(request, "getxattr", *inode);
   if (verdict.error() != 0) return;
   std::vector<char> value(size);
-  reply_xattr(request, ::getxattr(inode->proc_path().c_str(), name, value.data(), size), size, value);
+  reply_xattr(request, ::getxattr(inode->proc_path().c_str(), name, value.data(), size), size,
+              value);
 }
 
 void op_listxattr(fuse_req_t request, fuse_ino_t ino, size_t size) {

@@ -1,9 +1,10 @@
-// hostenter PID [OPTION VALUE]... -- PROGRAM ARGS...: runs PROGRAM inside the namespaces of PID (mount,
-// network, UTS, IPC, PID), as a child, and mirrors its exit: 128+n when signal n ended it, 126 and 127
-// as a shell does. The child dies with this process, and this process with its parent, so that nothing
-// outlives a test that was killed.
+// hostenter PID [OPTION VALUE]... -- PROGRAM ARGS...: runs PROGRAM inside the namespaces of PID
+// (mount, network, UTS, IPC, PID), as a child, and mirrors its exit: 128+n when signal n ended it,
+// 126 and 127 as a shell does. The child dies with this process, and this process with its parent,
+// so that nothing outlives a test that was killed.
 //   --cwd DIR                    inside
-//   --stdin, --stdout, --stderr FILE   opened inside (created, appended to), as a user's redirection
+//   --stdin, --stdout, --stderr FILE   opened inside (created, appended to), as a user's
+//   redirection
 //                                would be
 //   --pid-file FILE              the child's PID as seen here, written once PROGRAM runs
 // PROGRAM leads a session of its own; when its stdin is a terminal, that is its controlling one.
@@ -105,7 +106,8 @@ int main(int argc, char** argv) {
     fail(o.program[0], errno == ENOENT ? 127 : 126);
   }
   // The keyboard's signals are for the program; this process waits for its end.
-  for (int signal : {SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP, SIGTERM}) std::signal(signal, SIG_IGN);
+  for (int signal : {SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP, SIGTERM})
+    std::signal(signal, SIG_IGN);
   ::close(executed[1]);
   char nothing = 0;
   while (::read(executed[0], &nothing, 1) < 0 && errno == EINTR) {
