@@ -27,7 +27,7 @@ using Ladder = std::vector<Rung>;
 struct Rule {
   std::string where;             // name of a path, or "*"
   std::set<std::string> calls;   // system call names; empty: all
-  std::set<int> errnos;          // empty: all
+  std::set<int> errnos;          // empty: all path failures, ENOSPC and EDQUOT; others by name only
   Ladder ladder;
 };
 
