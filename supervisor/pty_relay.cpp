@@ -132,6 +132,7 @@ class PtyCopier {
     sigemptyset(&winch);
     sigaddset(&winch, SIGWINCH);
     int signals = signalfd(-1, &winch, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (terminal_ < 0) plain();
     update_mode();
     window();
     for (;;) {
@@ -168,6 +169,15 @@ class PtyCopier {
     }
     if ((waits[1].revents & POLLOUT) && !to_pty_->empty() && !to_pty_->flush()) finish();
     if (waits[0].revents && active_ && to_pty_->empty() && !to_pty_->fill()) end_of_input();
+  }
+
+  // Nobody types: no echo and no carriage returns among the bytes.
+  void plain() {
+    termios mode{};
+    if (tcgetattr(master_, &mode) != 0) return;
+    mode.c_lflag &= ~static_cast<tcflag_t>(ECHO | ECHONL);
+    mode.c_oflag &= ~static_cast<tcflag_t>(OPOST);
+    tcsetattr(master_, TCSANOW, &mode);
   }
 
   // A terminal that is gone hangs the pty up; the end of another input is an end of file there.

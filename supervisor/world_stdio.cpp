@@ -135,6 +135,20 @@ const WorldStdio::Given* WorldStdio::given(int number) const {
   return nullptr;
 }
 
+// A stream below, given already, that shares its open file description with this one. A relay has a
+// direction: input and output never share one.
+const WorldStdio::Given* WorldStdio::twin_of(int number) const {
+  auto origin = [&](int n) { return own_[static_cast<std::size_t>(n)].same_as.value_or(n); };
+  const Kind kind = own_[static_cast<std::size_t>(number)].kind;
+  if (kind == Kind::Terminal || kind == Kind::Pipe) return nullptr;
+  for (int lower = 0; lower < number; ++lower) {
+    const Given* g = given(lower);
+    if (!g || origin(lower) != origin(number)) continue;
+    if (lower > 0 || g->info.kind != "pipe") return g;
+  }
+  return nullptr;
+}
+
 bool WorldStdio::wants_pty() const {
   return (own_[0].kind == Kind::Terminal || own_[1].kind == Kind::Terminal) &&
          own_[1].kind != Kind::Pipe;
@@ -172,16 +186,14 @@ int WorldStdio::controlling_terminal() const {
 
 Result<WorldStdio::Given> WorldStdio::give(int number) {
   const Own& own = own_[static_cast<std::size_t>(number)];
-  if (own.same_as && own.kind != Kind::Terminal) {
-    if (const Given* twin = given(*own.same_as)) {
-      Given g;
-      g.number = number;
-      ASSIGN_OR_RETURN(g.fd, duplicate(twin->fd.get()));
-      g.info = twin->info;
-      g.info.fd = number;
-      g.is_file = twin->is_file;
-      return g;
-    }
+  if (const Given* twin = twin_of(number)) {
+    Given g;
+    g.number = number;
+    ASSIGN_OR_RETURN(g.fd, duplicate(twin->fd.get()));
+    g.info = twin->info;
+    g.info.fd = number;
+    g.is_file = twin->is_file;
+    return g;
   }
   switch (own.kind) {
     case Kind::File:

@@ -95,6 +95,7 @@ class WorldStdio {
   Status make_pty();
   Status make_pty_for(const std::string& id, const std::vector<StdioInfo>& image);
   const Given* given(int number) const;
+  const Given* twin_of(int number) const;
   bool wants_pty() const;
   void remember(const Given& given);
 

@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 #include <limits.h>
 #include <poll.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -178,5 +180,72 @@ inline Captured capture(const std::function<int()>& body) {
   result.text = read_file(file);
   return result;
 }
+
+// A terminal of ours, in whose session a supervisor runs.
+class Terminal {
+ public:
+  explicit Terminal(const std::function<int()>& body) {
+    termios mode{};
+    winsize size{33, 77, 0, 0};
+    pid_ = forkpty(&master_, nullptr, nullptr, &size);
+    if (pid_ == 0) _exit(body());
+    poll(nullptr, 0, 50);
+    tcgetattr(master_, &mode);
+  }
+  ~Terminal() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+    close(master_);
+  }
+  bool expect(const std::string& text, int ms = 8000) {
+    Deadline deadline = Deadline::in(Millis(ms));
+    while (seen_.find(text) == std::string::npos && !deadline.passed()) {
+      pollfd wait{master_, POLLIN, 0};
+      if (poll(&wait, 1, 50) <= 0) continue;
+      char bytes[4096];
+      ssize_t n = read(master_, bytes, sizeof bytes);
+      if (n <= 0) break;
+      seen_.append(bytes, static_cast<std::size_t>(n));
+    }
+    auto at = seen_.find(text);
+    if (at == std::string::npos) return false;
+    seen_.erase(0, at + text.size());
+    return true;
+  }
+  void type(const std::string& text) const {
+    if (write(master_, text.data(), text.size()) < 0) ADD_FAILURE() << "terminal is gone";
+  }
+  bool raw() const {
+    termios mode{};
+    tcgetattr(master_, &mode);
+    return (mode.c_lflag & ICANON) == 0;
+  }
+  bool becomes_raw(bool wanted) const {
+    for (int i = 0; i < 300 && raw() != wanted; ++i) poll(nullptr, 0, 10);
+    return raw() == wanted;
+  }
+  int wait_exit() {
+    for (int i = 0; i < 1000; ++i) {
+      int status = 0;
+      if (waitpid(pid_, &status, WNOHANG) == pid_) {
+        pid_ = 0;
+        return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+      }
+      expect("\x01\x02never", 10);
+      poll(nullptr, 0, 5);
+    }
+    return 99;
+  }
+  pid_t pid() const { return pid_; }
+  int master() const { return master_; }
+  const std::string& seen() const { return seen_; }
+
+ private:
+  pid_t pid_ = 0;
+  int master_ = -1;
+  std::string seen_;
+};
 
 }  // namespace supervise::test
