@@ -17,7 +17,7 @@ using Seq = std::uint64_t;
 
 class ByteRanges {
  public:
-  static constexpr std::uint64_t kMaxPiece = 1 << 20;
+  static constexpr std::uint64_t kMaxPiece = 1 << 16;
   static constexpr std::uint64_t kEnd = UINT64_MAX;  // exclusive end of "all that follows"
 
   struct Piece {

@@ -399,6 +399,7 @@ void Journal::xattr(InodeKey key, std::string_view name, std::string_view attrib
 // ---- durability
 
 void Journal::retire_data(FileState& f, Seq upto) {
+  if (f.created && f.created_seq > upto) return;  // it had no name then: a crash would drop it
   for (const auto& [offset, piece] : f.data.pieces())
     if (piece.seq <= upto && !piece.zero) f.complete = false;
   Counted counted(f.data, content_bytes_, pieces_);

@@ -73,7 +73,8 @@ Status Replayer::locate() {
   bool maybe = !inodes_match_ && !fuse && untouched_other == 0;
   if (inodes_match_ || maybe) {
     for (auto& [id, node] : nodes_) {
-      if (node.f->key.ino == 0 || node.f->inode_reused) continue;
+      // A reused number may be that of the directory removed before, unless a sync covered this one.
+      if (node.f->key.ino == 0 || (node.f->inode_reused && node.f->complete)) continue;
       RETURN_IF_ERROR(locate_by_inode(node));
       bool may_be_missing = node.f->kind == NodeKind::Directory && node.f->created &&
                             node.f->complete;
@@ -165,6 +166,7 @@ Status Replayer::locate_by_name(Node& node) {
     node.parked = true;
     return {};
   }
+  if (node.f->names.empty()) return {};
   for (const auto& name : node.f->names) {
     if (!untouched(name)) continue;
     ASSIGN_OR_RETURN(bool there, at_name(node, name, place, st));

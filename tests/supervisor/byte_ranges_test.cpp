@@ -124,7 +124,7 @@ TEST(ByteRanges, LongWritesAndAppendsStayInPiecesOfBoundedLength) {
   std::string page(4096, 'p');
   std::uint64_t at = 100 + big.size();
   for (int i = 0; i < 4096; ++i, at += page.size()) r.put(at, bytes(page), 2);
-  EXPECT_LE(r.pieces().size(), 20u);
+  EXPECT_LE(r.pieces().size(), r.bytes() / ByteRanges::kMaxPiece + 2);
   for (const auto& [offset, p] : r.pieces()) EXPECT_LE(p.length, ByteRanges::kMaxPiece);
   EXPECT_EQ(r.bytes(), big.size() + 4096 * page.size());
 }
