@@ -76,7 +76,7 @@ std::string names_of(const std::vector<pid_t>& pids) {
   return out;
 }
 
-// Those of `roots` and everything below them, ourselves left out.
+// `root` and everything below it.
 std::vector<pid_t> descendants_of(pid_t root) {
   std::vector<pid_t> found{root};
   for (std::size_t i = 0; i < found.size(); ++i) {

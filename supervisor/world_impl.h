@@ -32,7 +32,6 @@ struct World::Impl {
   std::optional<ExitInfo> app_end;
   bool ended = false;
 
-  InitLink::Spawned spawned(pid_t pid) const { return {pid, pid}; }
   Result<InitLink::Spawned> spawn(const SpawnPlan& plan, const std::vector<int>& fds,
                                   Deadline deadline);
   // The wait status of one of our children, by init or by us.
