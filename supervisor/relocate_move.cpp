@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -48,9 +47,10 @@ Status take_description_locks(int fd, const std::vector<LockInfo>& locks) {
 
 // A number that stays apart from what the received descriptors get.
 Result<UniqueFd> descriptor_of(pid_t pid, int fd) {
-  UniqueFd pidfd(pidfd_open(pid, 0));
+  // By number: glibc 2.36's <sys/pidfd.h> lacks extern "C".
+  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (!pidfd) return errno_error(fmt::format("pidfd_open {}", pid));
-  UniqueFd copy(pidfd_getfd(pidfd.get(), fd, 0));
+  UniqueFd copy(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), fd, 0)));
   if (!copy) return errno_error(fmt::format("pidfd_getfd of process {}", pid));
   return copy;
 }

@@ -146,9 +146,17 @@ class Resume {
       spec.places.push_back({p.name, p.place, own->dirs[0]});
       places.push_back({p.place, own->dirs[0]});
     }
-    UniqueFd image_dir(open_directory(image_));
-    if (!image_dir) return errno_error("open " + image_);
-    RETURN_IF_ERROR(check_drift(manifest, places, options_.drift, image_dir.get()));
+    ASSIGN_OR_RETURN(const auto drifts, find_drift(manifest.files, places));
+    RETURN_IF_ERROR(apply_drift_policy(options_.drift, drifts, places));
+    PatchedImage patched;
+    if (!drifts.empty() && options_.drift == DriftPolicy::AcceptAppended) {
+      std::vector<std::string> longer;
+      for (const FileDrift& d : drifts) longer.push_back(d.path);
+      ASSIGN_OR_RETURN(patched, image_without_sizes(image_, longer));
+    }
+    const std::string& dir = patched.dir().empty() ? image_ : patched.dir();
+    UniqueFd image_dir(open_directory(dir));
+    if (!image_dir) return errno_error("open " + dir);
 
     auto session = std::make_unique<Session>(config, events_);
     session->carry(state.incidents);

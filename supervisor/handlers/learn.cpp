@@ -263,8 +263,6 @@ void learn_names(StoragePaths& paths, const Task& task, const Args& args, CallCo
 void learn_attributes(StoragePaths& paths, const Task& task, const Args& args, CallContext& ctx) {
   Journal& journal = ctx.path->journal;
   const SyscallRow& row = *task.call->row;
-  std::string name;
-  std::uint64_t ino = 0;
   Target now;
   if (ctx.by_name) {
     now = resolve_arg(paths, task, args, 0);
