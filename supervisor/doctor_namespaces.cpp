@@ -158,7 +158,7 @@ void probe_capabilities(const ProbeSink& sink) {
   };
   static constexpr Wanted kWanted[] = {
       {21, "SYS_ADMIN", Need::Paths, "namespaces, mounts, CRIU"},
-      {19, "SYS_PTRACE", Need::Supervise, "tracing programs that change their user"},
+      {19, "SYS_PTRACE", Need::Handover, "CRIU, and tracing programs that change their user"},
       {1, "DAC_OVERRIDE", Need::Handover, "files of other users in an image"},
       {5, "KILL", Need::Handover, "processes of other users"},
       {6, "SETGID", Need::Handover, "restored processes get their groups back"},

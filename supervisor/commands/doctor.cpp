@@ -13,12 +13,17 @@ bool counts(const Probe& probe) {
   return probe.verdict == Verdict::Failed && probe.need != Need::Extra;
 }
 
+std::string one_line(std::string text) {
+  for (std::size_t at; (at = text.find('\n')) != std::string::npos;) text.replace(at, 1, "; ");
+  return text;
+}
+
 std::string as_text(const Probe& probe) {
   const char* word = probe.verdict == Verdict::Ok ? "ok"
                      : probe.verdict == Verdict::Skipped ? "-"
                      : probe.need == Need::Extra ? "note"
                                                  : "FAIL";
-  auto line = fmt::format("{:<5}{:<30} {}\n", word, probe.name, probe.detail);
+  auto line = fmt::format("{:<5}{:<30} {}\n", word, probe.name, one_line(probe.detail));
   if (!probe.remedy.empty()) line += fmt::format("{:5}{:<30} way out: {}\n", "", "", probe.remedy);
   return line;
 }
