@@ -18,6 +18,10 @@
 #ifndef SUPERVISE_CRIU_DEFAULT
 #define SUPERVISE_CRIU_DEFAULT "/opt/supervise/criu/sbin/criu"
 #endif
+// CRIU's RUNDIR, chosen when it is built: on a tmpfs it keeps its kernel probes there.
+#ifndef SUPERVISE_CRIU_RUNDIR
+#define SUPERVISE_CRIU_RUNDIR "/dev/shm/supervise"
+#endif
 
 namespace supervise {
 namespace {
@@ -84,6 +88,7 @@ Status run_criu(ProcessRunner& runner, ProcessSpec spec, const Call& call, Deadl
   UniqueFd said(memfd_create("criu-output", MFD_CLOEXEC));
   if (!said) return errno_error("memfd_create");
   spec.fds.insert(spec.fds.end(), {{null.get(), 0}, {said.get(), 1}, {said.get(), 2}});
+  mkdir(SUPERVISE_CRIU_RUNDIR, 0700);  // without it CRIU probes anew each time, which is all
   auto end = runner.run(spec, deadline);
   if (end && end->success()) return {};
   std::string why = criu_telling_lines(read_at(call.log_dir, call.log));

@@ -46,9 +46,16 @@ class Criu {
     double freezing_ms = 0, frozen_ms = 0, memdump_ms = 0, memwrite_ms = 0;
     std::uint64_t pages_written = 0;
   };
+  // With leave_stopped the tasks are (within moments) in T again, after CRIU's own errors too. A CRIU
+  // that was killed (ETIMEDOUT, or by a signal) lets go of them wherever they are: some run on, some
+  // stand in CRIU's code, and one that is in a SIGTRAP stop right then dies of that signal. So a
+  // deadline must be generous, the runner stops the tree before it kills CRIU, and the caller takes
+  // every thread back under its tracer and checks registers before it lets the tree go on.
   Result<DumpFigures> dump(ProcessRunner& runner, const DumpRequest&, Deadline) const;
   // The tree's root becomes the child of the process that runs CRIU (--restore-sibling): the
-  // world's init. Returns its PID inside the world. All tasks are left in state T.
+  // world's init. Returns its PID inside the world. All tasks have SIGSTOP pending and execute
+  // nothing; a thread may be in R for a moment longer, until it is in T. After an error the world
+  // may hold half a tree: end it.
   Result<int> restore(ProcessRunner& runner, const RestoreRequest&, Deadline) const;
 
   const std::string& binary() const { return binary_; }
