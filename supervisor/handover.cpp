@@ -118,6 +118,7 @@ void Session::run_handover(const std::string& reason) {
     } else if (tracer_.holding()) {
       tracer_.resume_all();
     }
+    keep_incident_ = false;
     close_incident_if_done();
     return;
   }
@@ -126,6 +127,7 @@ void Session::run_handover(const std::string& reason) {
   if (auto s = world_->end(Deadline::in(Millis(20000))); !s)
     events_.error("handover.not_ended", s.error().message());
   handed_over_ = true;
+  world_.reset();  // its descriptors would keep the paths busy
   for (auto& path : paths_.all()) {
     if (auto s = run_hook(*path, path->down, path->dir(), path->dir(), "handover"); !s)
       events_.warn("path.down_failed", s.error().message(), {{"path", path->name}});

@@ -122,6 +122,8 @@ Status Session::launch(const std::vector<std::string>& argv) {
   for (char** e = environ; *e; ++e) spec.env.emplace_back(*e);
   std::unique_ptr<char, decltype(&free)> cwd(get_current_dir_name(), free);
   spec.cwd = cwd ? cwd.get() : "/";
+  // Ours would keep the first path busy.
+  if (chdir("/") != 0) return errno_error("chdir /");
   spec.filter = &program;
   ASSIGN_OR_RETURN(app_pid_, world_->prepare_launch(spec));
   RETURN_IF_ERROR(tracer_.seize_new(app_pid_));

@@ -162,6 +162,7 @@ class Session : public TracerPolicy {
   std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
   Incident incident_;
   std::uint64_t incidents_ = 0;
+  bool keep_incident_ = false;  // until the hand-over that belongs to it is decided
   bool want_handover_ = false;
   std::string handover_reason_;
   bool handover_failed_ = false;

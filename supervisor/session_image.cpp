@@ -180,6 +180,7 @@ Result<std::string> Session::run_checkpoint(bool stop) {
   auto made = make_image(store, "checkpoint", 0);
   if (made && stop) {
     RETURN_IF_ERROR(world_->end(Deadline::in(Millis(20000))));
+    world_.reset();
     handed_over_ = true;
     return made->image.dir;
   }

@@ -64,7 +64,7 @@ void Session::open_incident(StoragePath& path, const std::string& what) {
 }
 
 void Session::close_incident_if_done() {
-  if (incident_.id == 0 || !failed_.empty()) return;
+  if (incident_.id == 0 || !failed_.empty() || keep_incident_) return;
   events_.set_incident(0);
   incident_ = {};
 }
@@ -453,6 +453,7 @@ bool Session::fail_over(StoragePath& path) {
       if (waiting().empty()) wants = !config_.standby.empty() && !handover_failed_;
       if (wants) {
         // Each failed call is brought to its end, so that the image holds its success.
+        keep_incident_ = true;
         for (pid_t tid : waiting()) {
           Task* task = tracer_.find(tid);
           FailedCall& failed = failed_[tid];
