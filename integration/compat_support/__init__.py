@@ -85,11 +85,11 @@ class Problems:
 
 
 def without(*patterns):
-    """A cleaner that replaces each match of the patterns with '?'."""
-    expressions = [re.compile(p, re.MULTILINE) for p in patterns]
+    """A cleaner that replaces each match of the patterns with '?', or with nothing if it takes whole lines."""
+    expressions = [(re.compile(p, re.MULTILINE), "" if p.endswith("\\n") else "?") for p in patterns]
 
     def clean(text):
-        for expression in expressions:
-            text = expression.sub("?", text)
+        for expression, instead in expressions:
+            text = expression.sub(instead, text)
         return text
     return clean
