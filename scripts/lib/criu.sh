@@ -53,6 +53,14 @@ CONF
   } >"$dir/apt.conf"
 }
 
+# update_private DIR OPTION...: fetches and verifies the lists of the private configuration.
+update_private() {
+  local dir=$1
+  shift
+  APT_CONFIG=$dir/apt.conf timeout 300 apt-get -o APT::Update::Error-Mode=any "$@" update \
+    >>"$dir/log" 2>&1 </dev/null 9>&-
+}
+
 # Prints "VERSION SHA256" of each criu source the private lists name, newest first.
 criu_sources() {
   APT_CONFIG=$1/apt.conf apt-cache showsrc --only-source criu 2>/dev/null | awk '
@@ -77,7 +85,7 @@ fetch_from() {
 # Leaves the tarball at $1/criu.orig.tar with its sum in $1/criu.orig.sha256. The pinned one is taken
 # wherever an archive has it; a newer one only when no archive has it any more.
 fetch_criu() {
-  local cache=$1 apt_dir=$1/apt uri keyring suite version sum file newest= found=
+  local cache=$1 apt_dir=$1/apt uri keyring suite version sum file fresh newest= found=
   local tarball=$cache/criu.orig.tar recorded=$cache/criu.orig.sha256
   for file in "$cache/criu_$CRIU_VERSION".orig.tar.*; do
     [[ -e $file && $(sha256_of "$file") == "$CRIU_SHA256" ]] || continue
@@ -91,15 +99,20 @@ fetch_criu() {
     for suite in "${CRIU_SUITES[@]}"; do
       private_apt "$apt_dir" "$uri" "$keyring" "$suite"
       note "$uri $suite"
-      APT_CONFIG=$apt_dir/apt.conf timeout 300 apt-get -o APT::Update::Error-Mode=any update \
-        >>"$apt_dir/log" 2>&1 </dev/null 9>&- || {
+      # An index past its date (a mirror that lags, a clock that is wrong) is still signed. It may
+      # give the pinned tarball, whose sum is known here, but not decide what a newer one is.
+      fresh=1
+      update_private "$apt_dir" || {
+        fresh=0
+        update_private "$apt_dir" -o Acquire::Check-Valid-Until=false -o Acquire::Check-Date=false
+      } || {
         tail -n 2 "$apt_dir/log" >&2
         continue
       }
       while read -r version sum; do
         if [[ $sum == "$CRIU_SHA256" ]]; then
           file=$(fetch_from "$apt_dir" "$version" "$sum") && found=$file && break 3
-        elif [[ -z $newest ]] && dpkg --compare-versions "${version%-*}" gt "$CRIU_VERSION"; then
+        elif [[ -z $newest && $fresh -eq 1 ]] && dpkg --compare-versions "${version%-*}" gt "$CRIU_VERSION"; then
           if file=$(fetch_from "$apt_dir" "$version" "$sum"); then
             newest=$cache/criu.newer.tar
             mv "$file" "$newest"
