@@ -55,9 +55,6 @@ NameArg name_arg(const SyscallRow& row, const Args& args, int which) {
   return n;
 }
 
-// symlink's first path argument is text, not a name.
-bool is_symlink_call(int nr) { return nr == SYS_symlink || nr == SYS_symlinkat; }
-
 }  // namespace
 
 Target resolve_arg(const StoragePaths& paths, const Task& task, const Args& args, int which) {
@@ -105,7 +102,7 @@ CallContext begin_call(const StoragePaths& paths, const Task& task) {
                          row.io == IoClass::Resize ||
                          (row.io == IoClass::Open && opens_for_change(task));
     if (changes) {
-      if (!is_symlink_call(call.nr)) ctx.target = resolve_arg(paths, task, call.args, 0);
+      ctx.target = resolve_arg(paths, task, call.args, 0);
       if (row.io == IoClass::Names) ctx.second = resolve_arg(paths, task, call.args, 1);
       ctx.path = ctx.target ? ctx.target.path : ctx.second.path;
     }
@@ -149,7 +146,7 @@ bool needs_exit_stop(const StoragePaths& paths, const Task& task, const CallCont
 
 void resolve_late(const StoragePaths& paths, const Task& task, CallContext& ctx) {
   if (ctx.path || !ctx.by_name) return;
-  if (!is_symlink_call(task.call->nr)) ctx.target = resolve_arg(paths, task, task.call->args, 0);
+  ctx.target = resolve_arg(paths, task, task.call->args, 0);
   ctx.path = ctx.target.path;
   if (!ctx.path) {
     ctx.second = resolve_arg(paths, task, task.call->args, 1);

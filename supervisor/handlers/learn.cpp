@@ -145,7 +145,7 @@ void learn_sync(const Task& task, CallContext& ctx) {
         auto name = StoragePaths::name_of_fd(task.tid, ctx.fd, *ctx.path, deleted);
         if (name && !deleted) journal.synced_directory(*name, ctx.entered);
       } else {
-        journal.synced_file(key_of(ctx.facts.ino), ctx.entered);
+        journal.synced_file(key_of(ctx.facts.ino), ctx.entered, task.call->nr == SYS_fsync);
       }
       break;
     case SYS_syncfs: journal.synced_all(ctx.entered); break;
@@ -242,7 +242,7 @@ void learn_names(StoragePaths& paths, const Task& task, const Args& args, CallCo
       return;
     }
     case SYS_symlink: case SYS_symlinkat: {
-      const Target now = resolve_arg(paths, task, args, 1);
+      const Target now = resolve_arg(paths, task, args, 0);
       auto text = read_cstring(task.tid, args[0]);
       if (now && now.exists && text)
         journal.created(key_of(now.ino), now.name, NodeKind::Symlink, 0777, now.uid, now.gid,
