@@ -8,7 +8,7 @@ PACKAGES_CRIU=(
 )
 PACKAGES_BUILD=(
   g++ cmake ninja-build libseccomp-dev libboost-program-options-dev libfmt-dev
-  libgtest-dev libgmock-dev libfuse3-dev nlohmann-json3-dev libssl-dev git
+  libgtest-dev libgmock-dev libfuse3-dev nlohmann-json3-dev libssl-dev
 )
 PACKAGES_RUN=(
   fuse3 xfsprogs btrfs-progs e2fsprogs sqlite3 strace iproute2 nftables util-linux mount procps
@@ -16,7 +16,7 @@ PACKAGES_RUN=(
 )
 PACKAGES_TESTS=(
   redis-server=redis-server redis-tools=redis-cli nginx=nginx nodejs=node
-  default-jre-headless=java musl-tools tmux make util-linux-extra
+  default-jre-headless=java musl-tools tmux make
 )
 
 # The standard library's tests come in a package that carries the interpreter's version.
