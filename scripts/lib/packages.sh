@@ -16,7 +16,7 @@ PACKAGES_RUN=(
 )
 PACKAGES_TESTS=(
   redis-server=redis-server redis-tools=redis-cli nginx=nginx nodejs=node
-  default-jre-headless=java musl-tools tmux make
+  default-jdk-headless=javac curl=curl musl-tools tmux make
 )
 
 # The standard library's tests come in a package that carries the interpreter's version.
