@@ -52,6 +52,7 @@ void Session::run_handover(const std::string& reason) {
   std::vector<pid_t> roots;
   bool parked = false;
   const auto step = [&](int number, const std::string& text) {
+    set_step(number);
     events_.info("handover.step", text,
                  {{"step", std::int64_t{number}},
                   {"at_ms", ms_between(incident_.id ? incident_.first_error : began, Clock::now())}});
@@ -69,6 +70,7 @@ void Session::run_handover(const std::string& reason) {
 
   const auto attempt = [&]() -> Result<Made> {
     RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(config_.path_deadline)));
+    protect();
     for (auto& path : paths_.all())
       if (!make_durable(*path, "the hand-over"))
         return plain_error(fmt::format("path {}: what was written can't be made durable", path->name));
@@ -100,6 +102,7 @@ void Session::run_handover(const std::string& reason) {
     commit.origin = self;
     commit.committed_unix_ns = unix_ns();
     RETURN_IF_ERROR(commit_for_sure(ownership, made.image.dir, commit, events_));
+    if (keeper_.page()) keeper_.page()->committed = true;
     step(9, "committed: from here on only the standby may run the application");
     return made;
   };
@@ -119,6 +122,7 @@ void Session::run_handover(const std::string& reason) {
       tracer_.resume_all();
     }
     keep_incident_ = false;
+    unprotect();
     close_incident_if_done();
     return;
   }
@@ -127,7 +131,9 @@ void Session::run_handover(const std::string& reason) {
   if (auto s = world_->end(Deadline::in(Millis(20000))); !s)
     events_.error("handover.not_ended", s.error().message());
   handed_over_ = true;
-  world_.reset();  // its descriptors would keep the paths busy
+  // Their descriptors would keep the paths busy.
+  unprotect();
+  world_.reset();
   for (auto& path : paths_.all()) {
     if (auto s = run_hook(*path, path->down, path->dir(), path->dir(), "handover"); !s)
       events_.warn("path.down_failed", s.error().message(), {{"path", path->name}});

@@ -33,6 +33,11 @@ InodeKey writer_key(const CallContext& ctx) {
 
 Session::Session(SessionConfig config, Events& events)
     : config_(std::move(config)), events_(events), policy_(config_.rules), tracer_(*this) {
+  watch_signals();
+}
+
+// Also in a keeper: an epoll with a signalfd in it tells of the signals of who made it.
+void Session::watch_signals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);

@@ -15,6 +15,7 @@
 #include "restore/manifest.h"
 #include "supervisor/events.h"
 #include "supervisor/handlers/call_context.h"
+#include "supervisor/keeper.h"
 #include "supervisor/options.h"
 #include "supervisor/recovery.h"
 #include "supervisor/storage_path.h"
@@ -117,6 +118,13 @@ class Session : public TracerPolicy {
                   const std::string& from, const std::string& reason);
   bool finish_at_end();                // the application ended: what is not durable yet
 
+  // session_keeper.cpp
+  void protect();     // a keeper with everything as it is now; with all threads held they are safe
+  void unprotect();   // no keeper any more
+  void set_step(int step);
+  int survive(pid_t dead);  // in the keeper, after the supervisor's death
+  void watch_signals();
+
   // session.cpp
   Status open_control();
   void learn_criu_version();
@@ -161,6 +169,7 @@ class Session : public TracerPolicy {
   };
   std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
   Incident incident_;
+  Keeper keeper_;
   std::uint64_t incidents_ = 0;
   bool keep_incident_ = false;  // until the hand-over that belongs to it is decided
   bool want_handover_ = false;

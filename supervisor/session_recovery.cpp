@@ -65,6 +65,7 @@ void Session::open_incident(StoragePath& path, const std::string& what) {
 
 void Session::close_incident_if_done() {
   if (incident_.id == 0 || !failed_.empty() || keep_incident_) return;
+  unprotect();
   events_.set_incident(0);
   incident_ = {};
 }
@@ -128,6 +129,8 @@ ExitAction Session::fail(Task& task, CallContext& ctx, int err, ptrace_raw::Regs
                   {"call", std::string(call.row->name)},
                   {"errno", errno_name(err)},
                   {"tid", std::int64_t{task.tid}}});
+    if (surroundings(path).alternate_available) protect();
+    set_step(1);
     fault_point("handover.1.error").ignore();
   } else {
     events_.debug("error.again", fmt::format("{} on {} failed again with {}", call.row->name,
@@ -183,7 +186,6 @@ void Session::completed(Task& task, FailedCall& failed) {
                            failed.sigbus ? "the access" : syscall_name(failed.nr), task.tid,
                            failed.path->dir()),
                {{"step", std::int64_t{5}}, {"path", failed.path->name}});
-  fault_point("handover.5.completed").ignore();
   if (failed_.size() <= 1) {
     failed_.clear();
     close_incident_if_done();
@@ -395,13 +397,24 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   if (path.up.empty() && dev_before && std::to_string(*dev_before) != probe->bytes)
     return refuse(plain_error("another file system is there than at the start (unmounted?)"));
 
+  set_step(3);
   if (auto s = fault_point("handover.3.switch"); !s) return refuse(s.error());
   if (auto s = replay_on(path, to); !s) return refuse(s.error());
+  set_step(4);
   if (auto s = fault_point("handover.4.replay"); !s) return refuse(s.error());
-  if (auto s = world_->rebind(path.name, to, Deadline::in(config_.path_deadline)); !s)
-    return refuse(s.error());
+  KeeperPage* page = keeper_.page();
+  const std::size_t slot = path.slot % KeeperPage::kPaths;
+  const int mark = static_cast<int>(index) + 1;
+  if (!page || page->rebound[slot] != mark) {
+    if (auto s = world_->rebind(path.name, to, Deadline::in(config_.path_deadline)); !s)
+      return refuse(s.error());
+    if (page) page->rebound[slot] = mark;
+  }
   path.mounts = world_->mount_ids(path.name);
+  tracer_.undo_safety();  // a thread that runs an injected call must not meet our SIGSTOP
   auto report = relocation->move(*world_, Deadline::in(config_.path_deadline));
+  if (page) page->switched[slot] = mark;
+  if (keeper_.running()) tracer_.make_safe().ignore();
   path.given_up.insert(path.active);
   path.active = index;
   ++path.switches;
@@ -437,6 +450,8 @@ bool Session::fail_over(StoragePath& path) {
                                              tracer_.tasks().size(), tracer_.processes().size(),
                                              ms_between(began, Clock::now())),
                  {{"step", std::int64_t{2}}});
+    protect();
+    set_step(2);
     fault_point("handover.2.held").ignore();
     while (auto index = path.next_alternate()) {
       if (!try_alternate(path, *index)) {
@@ -454,6 +469,7 @@ bool Session::fail_over(StoragePath& path) {
       if (wants) {
         // Each failed call is brought to its end, so that the image holds its success.
         keep_incident_ = true;
+        tracer_.undo_safety();
         for (pid_t tid : waiting()) {
           Task* task = tracer_.find(tid);
           FailedCall& failed = failed_[tid];
@@ -470,7 +486,10 @@ bool Session::fail_over(StoragePath& path) {
           if (auto it = failed_.find(tid); it != failed_.end() && it->second.waits_for == FailedCall::Alternate)
             good = false;  // failed on this path too
         }
+        if (keeper_.running()) tracer_.make_safe().ignore();
         if (!good) continue;
+        set_step(5);
+        fault_point("handover.5.completed").ignore();
         want_handover_ = true;
         handover_reason_ = fmt::format("path {} failed", path.name);
         return true;  // everything stays held

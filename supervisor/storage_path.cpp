@@ -20,6 +20,7 @@ std::optional<std::size_t> StoragePath::next_alternate() const {
 }
 
 StoragePath& StoragePaths::add(StoragePath path) {
+  path.slot = paths_.size();
   paths_.push_back(std::make_unique<StoragePath>(std::move(path)));
   return *paths_.back();
 }

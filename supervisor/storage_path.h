@@ -33,6 +33,7 @@ struct StoragePath {
   Journal journal;
   std::uint64_t errors = 0;       // intercepted so far
   std::uint64_t switches = 0;
+  std::size_t slot = 0;           // its number among the paths
 
   const std::string& dir() const { return dirs[active]; }
   std::optional<std::size_t> next_alternate() const;

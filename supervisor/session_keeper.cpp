@@ -1,0 +1,114 @@
+// What the keeper does when the supervisor has died in the middle of an incident or a hand-over.
+#include <fmt/format.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "supervisor/control.h"
+#include "supervisor/session.h"
+
+namespace supervise {
+namespace {
+
+void pause_ms(long ms) {
+  const timespec pause{ms / 1000, (ms % 1000) * 1'000'000};
+  nanosleep(&pause, nullptr);
+}
+
+}  // namespace
+
+void Session::set_step(int step) {
+  if (keeper_.page()) keeper_.page()->step = step;
+}
+
+void Session::protect() {
+  if (!world_->has_namespaces()) return;
+  if (auto s = keeper_.start([this](pid_t dead) { return survive(dead); }); !s) {
+    events_.warn("keeper.missing", s.error().message());
+    return;
+  }
+  if (tracer_.holding()) tracer_.make_safe().ignore();
+}
+
+void Session::unprotect() {
+  keeper_.dismiss();
+  if (keeper_.page()) keeper_.page()->step = 0;
+}
+
+int Session::survive(pid_t dead) {
+  const KeeperPage* page = keeper_.page();
+  const pid_t init = world_->init_pid();
+  events_.set_incident(incident_.id);
+  if (page->committed) {
+    events_.error("supervisor.died", fmt::format("the supervisor (process {}) died after the commit; "
+                                                 "its keeper ends the original", dead));
+    kill(init, SIGKILL);
+    const Deadline deadline = Deadline::in(Millis(20000));
+    while (kill(init, 0) == 0 && task_state(init) != 'Z' && !deadline.passed()) pause_ms(2);
+    world_.reset();
+    for (auto& path : paths_.all())
+      if (auto s = run_hook(*path, path->down, path->dir(), path->dir(), "handover"); !s)
+        events_.warn("path.down_failed", s.error().message(), {{"path", path->name}});
+    return config_.handover_exit_code;
+  }
+
+  events_.error("supervisor.died",
+                fmt::format("the supervisor (process {}) died in step {}; its keeper (process {}) "
+                            "takes the application back", dead, page->step.load(), getpid()));
+  std::set<pid_t> stopped;
+  std::set<pid_t> known;
+  for (const auto& [tid, task] : tracer_.all()) {
+    known.insert(task.tgid);
+    if (task.app_stopped) stopped.insert(task.tgid);
+  }
+  // A CRIU that is still at work has the threads; it lets them go when it has ended.
+  const Deadline tools = Deadline::in(Millis(120000));
+  for (bool busy = true; busy && !tools.passed();) {
+    busy = false;
+    for (pid_t pid : process_tree_of(init))
+      if (pid != init && !known.contains(pid) && task_name(pid) == "criu") busy = true;
+    if (busy) pause_ms(5);
+  }
+  std::vector<pid_t> roots;
+  for (pid_t pid : known) {
+    auto status = task_status(pid);
+    if (status && status->state != 'Z' && !known.contains(status->ppid)) roots.push_back(pid);
+  }
+  watch_signals();
+  control_.reset();
+  for (auto& path : paths_.all()) {
+    const int mark = page->switched[path->slot % KeeperPage::kPaths];
+    if (mark > 0 && path->active != static_cast<std::size_t>(mark - 1)) {
+      path->given_up.insert(path->active);
+      path->active = static_cast<std::size_t>(mark - 1);
+      path->mounts = world_->mount_ids(path->name);
+    }
+  }
+  if (roots.empty()) {
+    // It was killed with its supervisor. What it had written is made whole all the same.
+    events_.error("application.killed", "the application was killed with its supervisor");
+    app_end_ = Stop{StopKind::Killed, SIGKILL, 0};
+    finish_at_end();
+    return 128 + SIGKILL;
+  }
+  if (auto s = tracer_.adopt(roots, stopped, Deadline::in(Millis(20000))); !s) {
+    events_.error("keeper.failed", s.error().message());
+    return 125;
+  }
+  if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
+  handover_failed_ = true;  // the operator decides what comes next
+  keep_incident_ = false;
+  want_handover_ = false;
+  for (auto& path : paths_.all()) {
+    bool unfinished = false;
+    for (auto& [tid, f] : failed_) {
+      if (f.path != path.get()) continue;
+      if (page->switched[path->slot % KeeperPage::kPaths] > 0) f.waits_for = FailedCall::Running;
+      else unfinished |= f.waits_for == FailedCall::Alternate;
+    }
+    if (unfinished) fail_over(*path);
+  }
+  return loop();
+}
+
+}  // namespace supervise
