@@ -41,6 +41,8 @@ def scenario(t, fs):
     expected = "/srv/shared/expected-" + fs
     b.run([writer, "--expect", expected, str(ROUNDS), str(SEED)], 60)
     done = b.run([writer, "--compare", "/srv/third/tree", expected], 60, check=False)
+    if done.status != 0:
+        print(b.shell("ls -laR /srv/third/tree/names | head -60; ls -la /srv/shared/expected-*/names/box3; cat /proc/mounts | grep loop; dmesg | tail -5", check=False).stdout, done.stderr)
     t.equal(done.status, 0, f"the tree is what an undisturbed run makes: {done.stdout[-400:]}")
 
 

@@ -540,7 +540,8 @@ std::map<std::string, std::vector<std::string>> records(const fs::path& path) {
 std::map<std::string, fs::path> tree(const fs::path& top) {
   std::map<std::string, fs::path> out;
   for (auto& e : fs::recursive_directory_iterator(top)) {
-    const std::string name = fs::relative(e.path(), top).string();
+    // Not fs::relative: it follows symbolic links.
+    const std::string name = e.path().lexically_relative(top).string();
     if (name != "lost+found" && !name.starts_with("lost+found/")) out[name] = e.path();
   }
   return out;
