@@ -1,0 +1,58 @@
+"""SQLite in the middle of transactions, with a rollback journal and with a write-ahead log: the device
+fails, the application is handed over and goes on over the third path; each transaction is there once."""
+
+import re
+import sys
+from pathlib import Path
+
+import harness
+
+COUNT, DELAY_MS = 60, 30
+LEDGER = ["/usr/bin/python3", str(Path(__file__).resolve().parent / "ledger.py")]
+
+
+def hand_over(t, command, ready, fs="ext4"):
+    """Runs `command` (which uses /srv/first) on A until it printed `ready`, lets the device fail, and
+    returns A's and B's processes, when both have ended as they should."""
+    a, b = t.host("a"), t.host("b")
+    images = "/srv/shared/images"
+    (t.shared / "images").mkdir()
+    a.run(["mkdir", "-p", "/srv/second"])
+    b.run(["mkdir", "-p", "/srv/third"])
+    disk = t.failing_disk(fs)
+    disk.mount_first(a, "/srv/first")
+    up2 = disk.path_up_script("second", "/srv/second")
+    down = disk.path_down_script("second", "/srv/second")
+    up3 = disk.path_up_script("third", "/srv/third")
+    standby = b.supervise(["standby", "--name", "app", "--path", "data=/srv/third", "--path-up", f"data={up3}",
+                           "--from", f"dir:{images}"], stdio="files")
+    app = a.supervise(["--name", "app", "--path", "data=/srv/first,/srv/second", "--path-up", f"data={up2}",
+                       "--path-down", f"data=if [ \"$SUPERVISE_REASON\" = handover ]; then {down}; fi",
+                       "--standby", f"dir:{images}", "--", *command], stdio="files")
+    app.wait_line(ready, 30, "stdout")
+    disk.fail("all", "EIO")
+    t.equal(app.wait(60), 113, "A says that it handed the application over")
+    t.equal(standby.wait(60), 0, "on B the application ended as it would have")
+    t.check(re.search(r"handover.resumed", standby.stderr.text), "the first good I/O on B was seen")
+    for process in (app, standby):
+        t.check("FAIL" not in process.stdout.text, f"{process.host.name}: no error was seen")
+    t.check("path-up-third exit 0" in disk.scripts_log(), "the third path was brought up")
+    return app, standby, b
+
+
+def main(t):
+    app, standby, b = hand_over(t, [*LEDGER, "/srv/first/db", str(COUNT), str(DELAY_MS)], r"^wal 15$")
+    said = app.stdout.text + standby.stdout.text
+    for mode in ("delete", "wal"):
+        told = [int(n) for n in re.findall(rf"^{mode} (\d+)$", said, re.MULTILINE)]
+        t.equal(told, list(range(1, COUNT + 1)), f"{mode}: each commit was told once, in its turn")
+    found = b.run([*LEDGER, "--verify", "/srv/third/db", str(COUNT)], 30, check=False)
+    t.equal(found.status, 0, f"both databases are sound and whole {found.stderr[-500:]}")
+    b.run([*LEDGER, "--expect", "/srv/shared/expected", str(COUNT)], 30)
+    expected = b.run([*LEDGER, "--verify", "/srv/shared/expected", str(COUNT)], 30)
+    t.equal(found.stdout, expected.stdout, "both are, byte by byte, those of an undisturbed run")
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    harness.run(main)
