@@ -25,6 +25,7 @@ Result<ReplayReport> Replayer::run() {
   if (!located) return located.error();
   RETURN_IF_ERROR(place_all());
   RETURN_IF_ERROR(remove_absent());
+  RETURN_IF_ERROR(drop_parked());
   RETURN_IF_ERROR(relocate_nameless());
   RETURN_IF_ERROR(write_all());
   RETURN_IF_ERROR(sync_directories());

@@ -19,6 +19,12 @@ void Replayer::found(Node& node, Place place, const struct stat& st) {
   node.inode = {st.st_dev, st.st_ino};
 }
 
+bool Replayer::path_untouched(std::string_view name) const {
+  for (; !name.empty(); name = parent_name(name))
+    if (!untouched(name)) return false;
+  return true;
+}
+
 // False when there is nothing under that name, or something of another kind.
 Result<bool> Replayer::at_name(const Node& node, std::string_view name, Place& place,
                                struct stat& st) {
@@ -57,7 +63,8 @@ Status Replayer::locate() {
       if (!there) return {};
       bool equal = ino_of(st) == node.f->key.ino;
       same += equal;
-      if (current && !node.f->created && untouched(name)) ++(equal ? untouched_same : untouched_other);
+      if (current && !node.f->created && path_untouched(name))
+        ++(equal ? untouched_same : untouched_other);
       return {};
     };
     for (const auto& name : node.f->names) RETURN_IF_ERROR(consider(name, true));
@@ -107,10 +114,10 @@ Status Replayer::locate() {
                                              nodes_.at(it->second).f->names.empty()
                                                  ? "?"
                                                  : nodes_.at(it->second).f->names.front()));
-    // A current name that was not touched is durable: it stays where it is.
-    bool keeps = node.f->names.empty() || !node.needed;
-    for (const auto& name : node.f->names) keeps = keeps || untouched(name);
-    node.placed = keeps;
+    // A current name that was not touched is durable: it stays as it is. The link that was found
+    // may be another one.
+    for (const auto& name : node.f->names) node.keeps = node.keeps || untouched(name);
+    node.placed = node.keeps || node.f->names.empty() || !node.needed;
   }
   return {};
 }
@@ -168,7 +175,7 @@ Status Replayer::locate_by_name(Node& node) {
   }
   if (node.f->names.empty()) return {};
   for (const auto& name : node.f->names) {
-    if (!untouched(name)) continue;
+    if (!path_untouched(name)) continue;
     ASSIGN_OR_RETURN(bool there, at_name(node, name, place, st));
     if (!there) continue;
     found(node, std::move(place), st);

@@ -35,6 +35,24 @@ Status Replayer::remove_absent() {
   return {};
 }
 
+// Links that were kept only to have hold of a file whose durable name was not in its place yet.
+Status Replayer::drop_parked() {
+  for (auto& [id, node] : nodes_) {
+    if (!node.parked) continue;
+    const std::string& name = node.f->names.front();
+    ASSIGN_OR_RETURN(Place place, beneath_.place(name));
+    ASSIGN_OR_RETURN(auto st, stat_at(place));
+    if (!st || Inode{st->st_dev, st->st_ino} != node.inode)
+      return errno_error(ENOENT, fmt::format("replay: {} did not get its place back; it is {}", name,
+                                             node.at->leaf));
+    RETURN_IF_ERROR(step("remove a temporary name"));
+    if (unlinkat(root_->get(), node.at->leaf.c_str(), 0) < 0) return failed("remove", node.at->leaf);
+    node.at = std::move(place);
+    node.parked = false;
+  }
+  return {};
+}
+
 Status Replayer::place_node(Node& node, const std::string& name) {
   auto target = beneath_.place(name);
   if (!target) return target.error().with(fmt::format("replay: {}", name));
@@ -45,10 +63,22 @@ Status Replayer::place_node(Node& node, const std::string& name) {
       RETURN_IF_ERROR(step("remove a temporary name"));
       if (unlinkat(root_->get(), node.at->leaf.c_str(), 0) < 0) return failed("remove", node.at->leaf);
       node.parked = false;
+      node.placed = false;
     }
     if (!node.placed) node.at = *target;
     node.placed = true;
     return {};
+  }
+  if (!node.placed && !node.parked) {
+    // Of several links the one that was found may be durable and unknown to the journal: another
+    // is made beside it, and the old name goes with those that must be absent.
+    ASSIGN_OR_RETURN(auto here, stat_at(*node.at));
+    if (here && !S_ISDIR(here->st_mode) && here->st_nlink > 1) {
+      RETURN_IF_ERROR(link(node, *target, name));
+      node.at = *target;
+      node.placed = true;
+      return {};
+    }
   }
   return node.placed ? link(node, *target, name) : move(node, *target, name);
 }
@@ -102,7 +132,13 @@ Status Replayer::clear(const Place& place, const std::string& name) {
   auto live = live_.find({st->st_dev, st->st_ino});
   if (live != live_.end()) {
     Node& node = nodes_.at(live->second);
-    if (!node.placed && !node.parked) {
+    struct stat ours, its;
+    if (fstat(place.fd(), &ours) < 0 || fstat(node.at->fd(), &its) < 0) return failed("stat", name);
+    bool same_place = ours.st_dev == its.st_dev && ours.st_ino == its.st_ino &&
+                      place.leaf == node.at->leaf;
+    bool directory = S_ISDIR(st->st_mode);
+    bool needed_yet = !node.placed || (node.keeps && same_place && !directory);
+    if (needed_yet && !node.parked) {
       RETURN_IF_ERROR(step("move aside"));
       Place aside = in_root(parked_name(node.f->id));
       if (renameat(place.fd(), place.leaf.c_str(), aside.fd(), aside.leaf.c_str()) < 0)
@@ -112,12 +148,8 @@ Status Replayer::clear(const Place& place, const std::string& name) {
       return {};
     }
     // Another link of a file that has its place already may go; the place itself may not.
-    struct stat ours, its;
-    if (fstat(place.fd(), &ours) < 0 || fstat(node.at->fd(), &its) < 0) return failed("stat", name);
-    bool same_place = ours.st_dev == its.st_dev && ours.st_ino == its.st_ino &&
-                      place.leaf == node.at->leaf;
     bool last = node.f->names.empty() ? st->st_nlink == 1 : same_place;
-    if (S_ISDIR(st->st_mode) || last)
+    if (directory || last)
       return errno_error(EBUSY, fmt::format("replay: {} is in the way and in use", name));
   }
   if (S_ISDIR(st->st_mode)) {

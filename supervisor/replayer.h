@@ -27,6 +27,7 @@ class Replayer {
     bool needed = false;       // something is to be done to it
     std::optional<Place> at;   // where it is on this storage
     Inode inode;
+    bool keeps = false;        // has a durable name, maybe below a directory yet to be moved
     bool placed = false;       // has one of its final names
     bool parked = false;       // has a temporary name
   };
@@ -43,6 +44,7 @@ class Replayer {
   Result<bool> names_look_final();
   void found(Node&, Place place, const struct stat& st);
   bool untouched(std::string_view name) const { return !names_.contains(name); }
+  bool path_untouched(std::string_view name) const;  // nor any directory above it
   std::uint64_t ino_of(const struct stat& st) const;
 
   // replay_names.cpp
@@ -52,6 +54,7 @@ class Replayer {
   Status place_rebuilt(Node&, const std::string& name);
   Status build(Node&);
   Status remove_absent();
+  Status drop_parked();
   Status clear(const Place& place, const std::string& name);
   Status move(Node&, const Place& target, const std::string& name);
   Status link(Node&, const Place& target, const std::string& name);
