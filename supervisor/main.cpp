@@ -10,6 +10,7 @@
 #include "supervisor/options.h"
 #include "supervisor/options_table.h"
 #include "supervisor/session_entry.h"
+#include "supervisor/world_inherited.h"
 
 namespace supervise {
 namespace {
@@ -64,6 +65,7 @@ int run_command(const Invocation& invocation) {
 
 int main(int argc, char** argv) {
   supervise::fill_closed_streams();
+  supervise::InheritedState::record();
   // What doctor starts for its smoke test.
   if (argc == 2 && std::string_view(argv[1]) == "doctor-guest") return supervise::doctor_guest();
   const auto invocation = supervise::parse_command_line({argv + 1, argv + argc});
