@@ -36,11 +36,12 @@ prefix=${SUPERVISE_CRIU_PREFIX:-/opt/supervise/criu}
 cache=${SUPERVISE_CACHE:-/var/cache/supervise}
 [[ $prefix == /* ]] || die "SUPERVISE_CRIU_PREFIX=$prefix is not an absolute path"
 [[ $cache == /* ]] || die "SUPERVISE_CACHE=$cache is not an absolute path"
+[[ $EUID -eq 0 ]] || die "scripts/setup.sh installs packages and CRIU" "run it as root"
 command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
   die "this is not a Debian host" "use Debian 12 or 13, or the Dockerfile"
 [[ $(dpkg --print-architecture) == amd64 ]] || die "supervise is for x86-64 only"
-[[ $EUID -eq 0 ]] || die "scripts/setup.sh installs packages and CRIU" "run it as root"
 mkdir -p "$cache"
+end_on_signals
 take_lock "$cache/lock" 1800
 
 packages=("${PACKAGES_CRIU[@]}")

@@ -38,7 +38,8 @@ done
 jobs=${SUPERVISE_JOBS:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || die "SUPERVISE_JOBS=$jobs is not a number"
 cd "$here/.."
-[[ $setup -eq 0 ]] || "$here/setup.sh" --tests
+end_on_signals
+[[ $setup -eq 0 ]] || run_limited 2400 "$here/setup.sh" --tests
 [[ -z ${SUPERVISE_CRIU_PREFIX:-} ]] ||
   export SUPERVISE_CRIU=${SUPERVISE_CRIU:-$SUPERVISE_CRIU_PREFIX/sbin/criu}
 
@@ -49,7 +50,8 @@ export SUPERVISE_TEST_RUN
 declare -a failed=()
 finish() {
   local status=$?
-  trap - EXIT INT TERM
+  trap - EXIT
+  trap "" INT TERM HUP
   local left pid
   say "taking the census"
   if left=$(census_compare "$work/census" "$SUPERVISE_TEST_RUN"); then
@@ -77,14 +79,12 @@ finish() {
 }
 census_save "$work/census" || { rm -rf "$work"; exit 1; }
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 build() {
   say "building $1"
   run_logged "$work/configure" 300 cmake --preset "$1" ||
     die "cmake --preset $1 failed" "run scripts/setup.sh, or remove build/$1"
-  timeout --kill-after=10 1800 cmake --build --preset "$1" --parallel "$jobs" </dev/null ||
+  run_limited 1800 cmake --build --preset "$1" --parallel "$jobs" ||
     die "the $1 build failed"
 }
 
@@ -92,8 +92,9 @@ build() {
 test_preset() {
   local status=0
   say "testing $1"
-  timeout --kill-after=10 "$2" ctest --preset "$1" --parallel "$jobs" "${select[@]}" </dev/null |
-    tee "$work/output" || status=$?
+  : >"$work/output"
+  run_limited "$2" ctest --preset "$1" --parallel "$jobs" --output-log "$work/output" \
+    "${select[@]}" || status=$?
   {
     printf '%s:\n' "$1"
     sed -n '/tests passed\|No tests were found/,$p' "$work/output"

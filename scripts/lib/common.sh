@@ -12,12 +12,37 @@ die() {
   exit 1
 }
 
+# run_limited SECONDS COMMAND...: without a terminal; a signal that ends the script (see
+# end_on_signals) ends the command too. Status 124 or 137: it was stopped after SECONDS.
+limited_pid=
+run_limited() {
+  local seconds=$1 status=0
+  shift
+  # The shell ignores SIGINT and SIGQUIT in what it starts in the background: undo that.
+  timeout --foreground --kill-after=10 "$seconds" env --default-signal=INT,QUIT "$@" </dev/null &
+  limited_pid=$!
+  wait "$limited_pid" || status=$?
+  limited_pid=
+  return "$status"
+}
+
+end_on_signals() {
+  trap 'end_limited; exit 130' INT
+  trap 'end_limited; exit 143' TERM
+  trap 'end_limited; exit 129' HUP
+}
+end_limited() {
+  [[ -n $limited_pid ]] || return 0
+  kill -TERM "$limited_pid" 2>/dev/null || true
+  wait "$limited_pid" 2>/dev/null || true
+}
+
 # run_logged LOG SECONDS COMMAND...: the command's output goes to LOG; when it fails or exceeds its
 # time, the last lines of LOG are shown.
 run_logged() {
   local log=$1 seconds=$2 status=0
   shift 2
-  timeout --kill-after=10 "$seconds" "$@" >"$log" 2>&1 </dev/null || status=$?
+  run_limited "$seconds" "$@" >"$log" 2>&1 || status=$?
   [[ $status -ne 0 ]] || return 0
   if [[ $status -eq 124 || $status -eq 137 ]]; then
     printf 'error: "%s" was stopped after %s s\n' "$*" "$seconds" >&2

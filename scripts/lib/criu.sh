@@ -57,8 +57,8 @@ CONF
 update_private() {
   local dir=$1
   shift
-  APT_CONFIG=$dir/apt.conf timeout 300 apt-get -o APT::Update::Error-Mode=any "$@" update \
-    >>"$dir/log" 2>&1 </dev/null 9>&-
+  APT_CONFIG=$dir/apt.conf run_limited 300 apt-get -o APT::Update::Error-Mode=any "$@" update \
+    >>"$dir/log" 2>&1
 }
 
 # Prints "VERSION SHA256" of each criu source the private lists name, newest first.
@@ -168,7 +168,7 @@ build_criu() {
     tar -xf "$cache/criu.orig.tar" --strip-components=1 -C "$tree" ||
       die "cannot unpack $cache/criu.orig.tar" "is the disk full? remove it and run this again"
     CCACHE_DIR=$cache/ccache run_logged "$cache/criu-build.log" 1200 \
-      make -C "$tree" -j2 "${vars[@]}" criu lib 9>&- || die "CRIU could not be built" \
+      make -C "$tree" -j2 "${vars[@]}" criu lib || die "CRIU could not be built" \
       "read $cache/criu-build.log"
     : >"$tree/.built"
   fi
@@ -176,7 +176,7 @@ build_criu() {
   mkdir -p "$prefix"
   rm -f "$stamp"
   CCACHE_DIR=$cache/ccache run_logged "$cache/criu-install.log" 300 \
-    make -C "$tree" "${vars[@]}" install-criu install-lib 9>&- || die "CRIU could not be installed" \
+    make -C "$tree" "${vars[@]}" install-criu install-lib || die "CRIU could not be installed" \
     "is $prefix writable? set SUPERVISE_CRIU_PREFIX to another place"
   [[ -x $prefix/sbin/criu ]] || die "the build left no $prefix/sbin/criu" \
     "read $cache/criu-install.log"
@@ -189,8 +189,8 @@ smoke_criu() {
   if [[ ! -e $CRIU_RUNDIR ]]; then
     mkdir -m 700 "$CRIU_RUNDIR" 2>/dev/null || true
   fi
-  timeout --kill-after=5 60 unshare --pid --mount --net --fork --kill-child --mount-proc \
-    /usr/bin/python3 "$3/lib/criu_smoke.py" "$prefix/sbin/criu" >"$log" 2>&1 </dev/null 9>&- || {
+  run_limited 60 unshare --pid --mount --net --fork --kill-child --mount-proc \
+    /usr/bin/python3 "$3/lib/criu_smoke.py" "$prefix/sbin/criu" >"$log" 2>&1 || {
     tail -n 25 "$log" >&2
     die "CRIU is installed, but a dump and restore of a small process failed here (log: $log)" \
       "this needs root with CAP_SYS_ADMIN, SYS_PTRACE, NET_ADMIN and no seccomp profile around; \

@@ -58,8 +58,8 @@ allow_service_start() {
 
 apt_get() {
   DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none \
-    timeout --kill-after=30 1500 apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
-    -o APT::Install-Recommends=false -y "$@" </dev/null 9>&-
+    run_limited 1500 apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+    -o APT::Install-Recommends=false -y "$@" 9>&-
 }
 
 # True when apt can name a candidate for every given package.
