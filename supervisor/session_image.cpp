@@ -73,6 +73,7 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
   m.run_options = run_options_to_json(config_);
   CarriedState state;
   state.incidents = incidents_;
+  state.last_pid = world_->last_pid().value_or(0);
   for (const auto& [tid, task] : tracer_.all()) {
     m.threads.push_back({inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid)});
     if (task.app_stopped) state.stopped.insert(inner_pid_of(task.tgid));

@@ -1,9 +1,12 @@
 // What the keeper does when the supervisor has died in the middle of an incident or a hand-over.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "supervisor/base/fault_point.h"
+#include "supervisor/base/worker.h"
 #include "supervisor/control.h"
 #include "supervisor/session.h"
 
@@ -36,6 +39,7 @@ void Session::unprotect() {
 }
 
 int Session::survive(pid_t dead) {
+  disarm_fault_points();
   const KeeperPage* page = keeper_.page();
   const pid_t init = world_->init_pid();
   events_.set_incident(incident_.id);
@@ -69,6 +73,18 @@ int Session::survive(pid_t dead) {
       if (pid != init && !known.contains(pid) && task_name(pid) == "criu") busy = true;
     if (busy) pause_ms(5);
   }
+  if (!tracer_.holding()) {
+    // The threads were still running: PTRACE_O_EXITKILL ends them with their supervisor.
+    const Deadline gone = Deadline::in(Millis(5000));
+    for (bool alive = true; alive && !gone.passed();) {
+      alive = false;
+      for (pid_t pid : known) {
+        const char state = task_state(pid);
+        alive |= state != '?' && state != 'Z' && state != 'X';
+      }
+      if (alive) pause_ms(2);
+    }
+  }
   std::vector<pid_t> roots;
   for (pid_t pid : known) {
     auto status = task_status(pid);
@@ -82,6 +98,16 @@ int Session::survive(pid_t dead) {
       path->given_up.insert(path->active);
       path->active = static_cast<std::size_t>(mark - 1);
       path->mounts = world_->mount_ids(path->name);
+      // The dead supervisor has replayed what this copy of the journal holds; what it saw written
+      // since then is known to the kernel alone.
+      path->journal = Journal(config_.journal == JournalMode::Content);
+      auto synced = run_worker("sync " + path->dir(), Deadline::in(config_.path_deadline),
+                               [&]() -> Result<WorkerOutput> {
+                                 UniqueFd fd(open(path->dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+                                 if (!fd || syncfs(fd.get()) != 0) return errno_error("syncfs " + path->dir());
+                                 return WorkerOutput{};
+                               });
+      if (!synced) events_.error("journal.lost", synced.error().message(), {{"path", path->name}});
     }
   }
   if (roots.empty()) {

@@ -318,7 +318,9 @@ Status Session::replay_on(StoragePath& path, const std::string& dir) {
   ASSIGN_OR_RETURN(const ReplayReport report, ReplayReport::from_json(result->bytes));
   for (const ReplayedFile& f : report.rekeyed) path.journal.rekey(f.id, {0, f.key.ino});
   path.journal.synced_all(path.journal.now());
-  events_.info("journal.replayed",
+  // Ordinary at an end or a limit, news in an incident.
+  const auto tell = incident_.id ? &Events::info : &Events::debug;
+  (events_.*tell)("journal.replayed",
                fmt::format("{} bytes of {} files and {} names are on {}, synced, read back ({} "
                            "bytes) and equal; {:.1f} ms",
                            report.bytes, report.files, report.names, dir, report.compared_bytes,
@@ -385,7 +387,13 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   const std::uint64_t mapped = relocation->save_mappings();
   if (mapped) events_.debug("mapping.saved", fmt::format("{} bytes of shared mappings saved", mapped));
 
-  if (auto s = run_hook(path, path.up, to, from, reason); !s) return refuse(s.error());
+  KeeperPage* page = keeper_.page();
+  const std::size_t slot = path.slot % KeeperPage::kPaths;
+  const int mark = static_cast<int>(index) + 1;
+  if (!page || page->up[slot] != mark) {
+    if (auto s = run_hook(path, path.up, to, from, reason); !s) return refuse(s.error());
+    if (page) page->up[slot] = mark;
+  }
   auto probe = run_worker("look at " + to, Deadline::in(config_.path_deadline), [&]() -> Result<WorkerOutput> {
     struct stat st {};
     if (stat(to.c_str(), &st) != 0) return errno_error("stat " + to);
@@ -402,9 +410,6 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   if (auto s = replay_on(path, to); !s) return refuse(s.error());
   set_step(4);
   if (auto s = fault_point("handover.4.replay"); !s) return refuse(s.error());
-  KeeperPage* page = keeper_.page();
-  const std::size_t slot = path.slot % KeeperPage::kPaths;
-  const int mark = static_cast<int>(index) + 1;
   if (!page || page->rebound[slot] != mark) {
     if (auto s = world_->rebind(path.name, to, Deadline::in(config_.path_deadline)); !s)
       return refuse(s.error());

@@ -174,10 +174,14 @@ class Resume {
     request.image_dir_fd = image_dir.get();
     request.tcp = config.tcp;
     for (auto& i : inherit) request.inherit.push_back({i.id, i.fd.get()});
+    std::set<int> pids;
+    for (const ImageThread& t : manifest.threads) pids.insert(t.tid);
+    world->keep_tools_off(pids);
     ASSIGN_OR_RETURN(const int inner, criu.restore(*world, request, Deadline::in(kRestoreDeadline)));
     RETURN_IF_ERROR(fault_point("handover.11.restored"));
     ASSIGN_OR_RETURN(const pid_t outer, world->outer_pid(inner));
-    world->adopt_app(inner).ignore();
+    RETURN_IF_ERROR(world->adopt_app(inner));
+    if (state.last_pid > 0) world->set_last_pid(state.last_pid).ignore();
     std::set<pid_t> stopped;
     for (int pid : state.stopped)
       if (auto o = world->outer_pid(pid)) stopped.insert(*o);

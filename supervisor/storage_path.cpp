@@ -123,6 +123,7 @@ void fill(Target& t, int fd) {
   t.uid = sx.stx_uid;
   t.gid = sx.stx_gid;
   t.size = sx.stx_size;
+  t.links = sx.stx_nlink;
   t.atime = {sx.stx_atime.tv_sec, sx.stx_atime.tv_nsec};
   t.mtime = {sx.stx_mtime.tv_sec, sx.stx_mtime.tv_nsec};
 }

@@ -51,6 +51,7 @@ struct Target {
   uid_t uid = 0;
   gid_t gid = 0;
   std::uint64_t size = 0;
+  std::uint64_t links = 0;
   timespec atime{}, mtime{};
   explicit operator bool() const { return path != nullptr; }
 };

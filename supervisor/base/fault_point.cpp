@@ -37,10 +37,17 @@ std::map<std::string, Armed, std::less<>> parse() {
   return points;
 }
 
+auto& armed_points() {
+  static auto points = parse();
+  return points;
+}
+
 }  // namespace
 
+void disarm_fault_points() { armed_points().clear(); }
+
 Status fault_point(std::string_view name) {
-  static auto points = parse();
+  auto& points = armed_points();
   if (points.empty()) return {};
   auto it = points.find(name);
   if (it == points.end() || --it->second.nth != 0) return {};

@@ -215,6 +215,12 @@ NodeKind kind_of(mode_t mode) {
   return NodeKind::Other;
 }
 
+// Of the file that loses this name.
+std::optional<std::uint64_t> links_left(const Target& t) {
+  if (!t.exists || t.links == 0) return std::nullopt;
+  return t.is_dir ? 0 : t.links - 1;
+}
+
 void learn_names(StoragePaths& paths, const Task& task, const Args& args, CallContext& ctx) {
   Journal& journal = ctx.path->journal;
   const Target& from = ctx.target;
@@ -225,13 +231,13 @@ void learn_names(StoragePaths& paths, const Task& task, const Args& args, CallCo
       const bool exchange = task.call->nr == SYS_renameat2 && (args[4] & 2 /* RENAME_EXCHANGE */);
       if (from.exists) journal.seen(key_of(from.ino), from.name, kind_of(from.mode));
       if (exchange && to.exists) journal.seen(key_of(to.ino), to.name, kind_of(to.mode));
-      journal.renamed(from.name, to.name, exchange);
+      journal.renamed(from.name, to.name, exchange, links_left(to));
       return;
     }
     case SYS_unlink: case SYS_unlinkat: case SYS_rmdir:
       if (from) {
         if (from.exists) journal.seen(key_of(from.ino), from.name, kind_of(from.mode));
-        journal.unlinked(from.name);
+        journal.unlinked(from.name, links_left(from));
       }
       return;
     case SYS_link: case SYS_linkat: {
