@@ -161,6 +161,7 @@ class CriuTest : public testing::Test {
 };
 
 TEST_F(CriuTest, DumpsEndsAndRestoresInANewWorld) {
+  NEEDS_RESTORABLE_GUEST();
   int pid = start_guest();
   EXPECT_EQ(ask(), "2 still here");
   ASSERT_EQ(world_->stop(pid), "ok");
@@ -227,6 +228,7 @@ TEST_F(CriuTest, ADumpThatCanNotBeNamesTheReason) {
 }
 
 TEST_F(CriuTest, ARestoreThatCanNotBeNamesTheReason) {
+  NEEDS_RESTORABLE_GUEST();
   int pid = start_guest();
   ASSERT_EQ(world_->stop(pid), "ok");
   auto dir = image_fd();

@@ -169,6 +169,7 @@ class FileDriftRestore : public FileDriftTest {
 };
 
 TEST_F(FileDriftRestore, AnAppendedLogPassesCriuOnlyWhenAccepted) {
+  NEEDS_RESTORABLE_GUEST();
   auto criu = Criu::find();
   if (!criu) GTEST_SKIP() << criu.error().message();
   if (geteuid() != 0) GTEST_SKIP() << "needs root";

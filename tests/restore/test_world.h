@@ -17,6 +17,13 @@
 
 namespace supervise::test {
 
+// The guests are this very program; CRIU can't restore AddressSanitizer's shadow memory.
+#ifdef __SANITIZE_ADDRESS__
+#define NEEDS_RESTORABLE_GUEST() GTEST_SKIP() << "needs a guest without AddressSanitizer"
+#else
+#define NEEDS_RESTORABLE_GUEST() static_cast<void>(0)
+#endif
+
 class TestWorld : public ProcessRunner {
  public:
   // Null without the privileges; `bind_from` is bound at `bind_at` in it.
