@@ -425,6 +425,7 @@ void clear_attributes(FileState& f) {
 void Journal::name_durable(FileState& f, Seq upto) {
   if (f.created && f.created_seq <= upto) {
     f.created = false;
+    f.inode_reused = false;  // what had the number before is durably gone
     if (f.attr_seq <= f.created_seq) clear_attributes(f);
   }
   if (!name_pending(f)) f.old_names.clear();

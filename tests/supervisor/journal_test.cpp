@@ -205,6 +205,18 @@ TEST(Journal, AReusedInodeIsAnotherFile) {
   EXPECT_EQ(names(j), "x:- y:2");
 }
 
+TEST(Journal, ADirectoryWithAReusedInodeIsDoubtfulUntilItsNameIsDurable) {
+  Journal j;
+  j.seen(kDir, "d", NodeKind::Directory);
+  j.unlinked("d");
+  j.created(kDir, "e", NodeKind::Directory, 0755, 0, 0);
+  j.attributes(kDir, "e", 0700, {}, {});
+  EXPECT_TRUE(j.find(kDir)->inode_reused);
+  j.synced_directory("", j.now());
+  ASSERT_NE(j.find(kDir), nullptr);
+  EXPECT_FALSE(j.find(kDir)->inode_reused);
+}
+
 TEST(Journal, ATemporaryFileGetsItsNameLater) {
   Journal j;
   j.created(kA, "", NodeKind::Regular, 0600, 0, 0);
