@@ -70,6 +70,7 @@ void Session::run_handover(const std::string& reason) {
 
   const auto attempt = [&]() -> Result<Made> {
     RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(config_.path_deadline)));
+    move_late();
     protect();
     for (auto& path : paths_.all())
       if (!make_durable(*path, "the hand-over"))

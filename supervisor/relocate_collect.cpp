@@ -1,13 +1,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <sstream>
 
 #include "supervisor/base/unique_fd.h"
+#include "supervisor/base/worker.h"
 #include "supervisor/relocate.h"
 #include "tracer/memory.h"
 
@@ -36,6 +39,16 @@ std::vector<std::uint64_t> pagemap(pid_t pid, std::uint64_t start, std::uint64_t
   }
   entries.resize(done / 8);
   return entries;
+}
+
+// FIONREAD is answered by the VFS, whatever state the file system is in: size less position.
+std::optional<std::uint64_t> size_by_ioctl(pid_t tid, int fd, std::uint64_t pos) {
+  auto status = task_status(tid);
+  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, status ? status->tgid : tid, 0)));
+  UniqueFd copy(pidfd ? static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), fd, 0)) : -1);
+  int rest = 0;
+  if (!copy || ioctl(copy.get(), FIONREAD, &rest) != 0) return std::nullopt;
+  return static_cast<std::uint64_t>(static_cast<std::int64_t>(pos) + rest);
 }
 
 }  // namespace
@@ -95,10 +108,19 @@ void Relocation::collect_descriptors(pid_t tid) {
     f.pos = info->pos;
     f.ino = info->ino;
     if (auto facts = facts_of_fd(tid, fd)) {
+      // FUSE and NFS drop a name that they could not look up: it reads "(deleted)" and is not.
+      f.deleted = deleted && facts->nlink == 0;
+      f.sized = true;
       f.mode = facts->mode;
       f.size = facts->size;
       f.uid = facts->uid;
       f.gid = facts->gid;
+    } else if (deleted) {
+      f.mode = S_IFREG | 0600;
+      if (auto size = size_by_ioctl(tid, fd, f.pos)) {
+        f.sized = true;
+        f.size = *size;
+      }
     }
     f.refs.push_back(ref);
     for (const LockInfo& lock : info->locks)
@@ -148,10 +170,15 @@ void Relocation::collect_mappings(pid_t pid) {
       struct statx sx;
       const std::string link = fmt::format("/proc/{}/map_files/{:x}-{:x}", pid, v.start, v.end);
       if (statx(AT_FDCWD, link.c_str(), AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &sx) == 0) {
+        f.deleted = v.deleted && sx.stx_nlink == 0;
+        f.sized = true;
         f.mode = sx.stx_mode;
         f.size = sx.stx_size;
         f.uid = sx.stx_uid;
         f.gid = sx.stx_gid;
+      } else if (const FileState* state = path_->journal.find({0, v.ino}); state && state->size) {
+        f.sized = true;
+        f.size = *state->size;
       }
       f.refs.push_back({pid, -1});
       files_.push_back(std::move(f));
@@ -186,17 +213,50 @@ std::uint64_t Relocation::save_mappings() {
       run.resize((j - i) * kPage);
       const std::size_t got = read_some(m.pid, addr, run);
       if (got > 0 && m.vma.shared) {
-        const std::uint64_t offset = m.vma.offset + i * kPage;
-        if (offset < file.size) {
-          const std::size_t n = std::min<std::uint64_t>(got, file.size - offset);
-          path_->journal.wrote({0, file.ino}, file.name, offset, std::span(run).first(n),
-                               file.size);
-          told += n;
-        }
+        if (file.sized) told += tell(file, m.vma.offset + i * kPage, std::span(run).first(got));
+        else m.shared.push_back({addr, {run.begin(), run.begin() + static_cast<std::ptrdiff_t>(got)}});
       } else if (got > 0) {
         m.own.push_back({addr, {run.begin(), run.begin() + static_cast<std::ptrdiff_t>(got)}});
       }
       i = j;
+    }
+  }
+  return told;
+}
+
+std::uint64_t Relocation::tell(const OpenFile& file, std::uint64_t offset,
+                               std::span<const std::byte> bytes) {
+  if (offset >= file.size) return 0;
+  const auto n = std::min<std::uint64_t>(bytes.size(), file.size - offset);
+  path_->journal.wrote({0, file.ino}, file.name, offset, bytes.first(n), file.size);
+  return n;
+}
+
+Result<std::uint64_t> Relocation::tell_unsized(const std::string& dir, Deadline deadline) {
+  std::vector<std::size_t> asked;
+  for (std::size_t i = 0; i < files_.size(); ++i)
+    if (files_[i].for_mapping && !files_[i].sized && !files_[i].deleted) asked.push_back(i);
+  if (asked.empty()) return 0;
+  ASSIGN_OR_RETURN(const WorkerResult found,
+                   run_worker("look at mapped files on " + dir, deadline, [&]() -> Result<WorkerOutput> {
+                     std::string text;
+                     for (std::size_t i : asked) {
+                       struct stat st;
+                       const std::string name = dir + "/" + files_[i].name;
+                       if (stat(name.c_str(), &st) != 0) return errno_error("stat " + name);
+                       text += fmt::format("{} {} ", st.st_ino, st.st_size);
+                     }
+                     return WorkerOutput{text, {}};
+                   }));
+  std::istringstream words(found.bytes);
+  std::uint64_t told = 0;
+  for (std::size_t i : asked) {
+    OpenFile& f = files_[i];
+    f.sized = static_cast<bool>(words >> f.ino >> f.size);
+    for (const Map& m : maps_) {
+      if (m.file != i) continue;
+      for (const SavedPage& page : m.shared)
+        told += tell(f, m.vma.offset + (page.addr - m.vma.start), page.bytes);
     }
   }
   return told;

@@ -276,7 +276,8 @@ Result<std::vector<UniqueFd>> Relocation::open_all(World& world, Deadline deadli
 Result<Relocation::Report> Relocation::move(World& world, Deadline deadline) {
   Report report;
   if (files_.empty() && dirs_.empty()) return report;
-  ASSIGN_OR_RETURN(auto fds, open_all(world, deadline, report.problems));
+  ASSIGN_OR_RETURN(fds_, open_all(world, deadline, report.problems));
+  const auto& fds = fds_;
   for (std::size_t i = 0; i < files_.size(); ++i) {
     const FileState* state = files_[i].deleted ? path_->journal.find({0, files_[i].ino}) : nullptr;
     struct stat st {};
@@ -289,15 +290,29 @@ Result<Relocation::Report> Relocation::move(World& world, Deadline deadline) {
   for (const Map& m : maps_) tids.insert(m.pid);
   for (const Dir& d : dirs_) tids.insert(d.tid);
   for (pid_t tid : tids) {
-    auto status = move_process(tid, fds, deadline, report);
+    if (Task* task = tracer_->find(tid); task && task->vfork_waiting) {
+      const Task* other = tracer_->any_thread(task->tgid);
+      if (!other || !other->clean) {
+        report.late.push_back(tid);  // its mappings are its child's too, and moved there
+        continue;
+      }
+    }
+    auto status = move_process(tid, true, deadline, report);
     if (!status && !status.error().is_gone())
       report.problems.push_back(fmt::format("process {}: {}", tid, status.error().message()));
   }
   return report;
 }
 
-Status Relocation::move_process(pid_t tid, const std::vector<UniqueFd>& fds, Deadline deadline,
-                                Report& report) {
+Status Relocation::move_late(pid_t tid, Deadline deadline) {
+  Report report;
+  RETURN_IF_ERROR(move_process(tid, false, deadline, report));
+  if (!report.problems.empty()) return plain_error(report.problems.front());
+  return {};
+}
+
+Status Relocation::move_process(pid_t tid, bool with_mappings, Deadline deadline, Report& report) {
+  const auto& fds = fds_;
   Task* task = tracer_->find(tid);
   if (!task || !task->clean) task = tracer_->any_thread(tid);
   if (!task) return errno_error(ESRCH, "no thread left");
@@ -323,7 +338,7 @@ Status Relocation::move_process(pid_t tid, const std::vector<UniqueFd>& fds, Dea
       }
     }
     for (const Map& m : maps_) {
-      if (m.pid != pid || !fds[m.file]) continue;
+      if (!with_mappings || m.pid != pid || !fds[m.file]) continue;
       ASSIGN_OR_RETURN(const int number, channel.give(fds[m.file].get()));
       const auto n = static_cast<std::uint64_t>(number);
       const std::uint64_t prot = (m.vma.read ? PROT_READ : 0u) | (m.vma.write ? PROT_WRITE : 0u) |

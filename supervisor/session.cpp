@@ -72,7 +72,7 @@ Status fill_paths(StoragePaths& paths, const SessionConfig& config, const World&
     p.read_only_at_start = access(spec.dirs[0].c_str(), W_OK) != 0 && errno == EROFS;
     p.journal = Journal(config.journal == JournalMode::Content);
     p.mounts = world.mount_ids(spec.name);
-    if (p.mounts.empty())
+    if (p.mounts.empty() && world.has_namespaces())
       return plain_error(fmt::format("storage path {}: {} is no mount in the application's world",
                                      spec.name, p.place));
     paths.add(std::move(p));

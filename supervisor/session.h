@@ -25,6 +25,7 @@
 namespace supervise {
 
 class ControlServer;
+class Relocation;
 
 struct SessionConfig {
   std::string name;
@@ -116,6 +117,7 @@ class Session : public TracerPolicy {
   Status replay_on(StoragePath& path, const std::string& dir);
   Status run_hook(const StoragePath& path, const std::string& command, const std::string& dir,
                   const std::string& from, const std::string& reason);
+  void move_late();                    // as far as their threads are held by now
   bool finish_at_end();                // the application ended: what is not durable yet
 
   // session_keeper.cpp
@@ -170,6 +172,11 @@ class Session : public TracerPolicy {
   std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
   Incident incident_;
   Keeper keeper_;
+  struct Late {  // what waits for a thread that waits for its vfork child
+    std::shared_ptr<Relocation> relocation;
+    pid_t tid = 0;
+  };
+  std::vector<Late> late_;
   std::uint64_t incidents_ = 0;
   bool keep_incident_ = false;  // until the hand-over that belongs to it is decided
   bool want_handover_ = false;

@@ -250,6 +250,7 @@ void Session::report_failed(Task& task, FailedCall& failed) {
 }
 
 void Session::serve_recovery() {
+  move_late();
   const auto now = Clock::now();
   std::vector<pid_t> due;
   for (auto& [tid, failed] : failed_) {
@@ -382,8 +383,9 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   for (const auto& [tid, f] : failed_)
     if (f.path == &path) reason = fmt::format("{} {}", f.sigbus ? "mmap" : syscall_name(f.nr), errno_name(f.err));
 
-  auto relocation = Relocation::collect(tracer_, path);
-  if (!relocation) return refuse(relocation.error());
+  auto collected = Relocation::collect(tracer_, path);
+  if (!collected) return refuse(collected.error());
+  auto relocation = std::make_shared<Relocation>(collected.take());
   const std::uint64_t mapped = relocation->save_mappings();
   if (mapped) events_.debug("mapping.saved", fmt::format("{} bytes of shared mappings saved", mapped));
 
@@ -408,6 +410,9 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   set_step(3);
   if (auto s = fault_point("handover.3.switch"); !s) return refuse(s.error());
   if (auto s = replay_on(path, to); !s) return refuse(s.error());
+  auto unsized = relocation->tell_unsized(to, Deadline::in(config_.path_deadline));
+  if (!unsized) return refuse(unsized.error());
+  if (auto s = *unsized ? replay_on(path, to) : Status(); !s) return refuse(s.error());
   set_step(4);
   if (auto s = fault_point("handover.4.replay"); !s) return refuse(s.error());
   if (!page || page->rebound[slot] != mark) {
@@ -426,6 +431,10 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   if (!report) {
     events_.error("path.move_failed", report.error().message(), {{"path", path.name}});
   } else {
+    for (pid_t tid : report->late) {
+      if (Task* task = tracer_.find(tid)) task->detained = true;
+      late_.push_back({relocation, tid});
+    }
     for (const std::string& problem : report->problems)
       events_.error("path.not_moved", problem, {{"path", path.name}});
     events_.warn("path.switched",
@@ -495,6 +504,7 @@ bool Session::fail_over(StoragePath& path) {
         if (!good) continue;
         set_step(5);
         fault_point("handover.5.completed").ignore();
+        if (!late_.empty()) tracer_.resume_all();  // until the vfork is over
         want_handover_ = true;
         handover_reason_ = fmt::format("path {} failed", path.name);
         return true;  // everything stays held
@@ -532,6 +542,20 @@ bool Session::fail_over(StoragePath& path) {
   }
   tracer_.resume_all();
   return false;
+}
+
+void Session::move_late() {
+  std::erase_if(late_, [&](const Late& late) {
+    Task* task = tracer_.find(late.tid);
+    if (!task) return true;
+    if (task->state != RunState::Stopped || !task->clean || task->vfork_waiting) return false;
+    auto s = late.relocation->move_late(late.tid, Deadline::in(config_.path_deadline));
+    if (!s && !s.error().is_gone())
+      events_.error("path.not_moved", fmt::format("process {}: {}", task->tgid, s.error().message()));
+    task->detained = false;
+    if (!tracer_.holding()) tracer_.release(*task);
+    return true;
+  });
 }
 
 bool Session::finish_at_end() {

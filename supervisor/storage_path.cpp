@@ -58,9 +58,7 @@ StoragePath* StoragePaths::of_fd(pid_t tid, int fd, FdInfo& info) const {
   auto got = fd_info(tid, fd);
   if (!got) return nullptr;
   info = got.take();
-  StoragePath* by_id = of_mount(info.mnt_id);
-  if (by_mount_) return by_id;
-  if (!by_id) return nullptr;
+  if (by_mount_) return of_mount(info.mnt_id);
   auto link = fd_link(tid, fd);
   return link ? of_absolute(*link, nullptr) : nullptr;
 }

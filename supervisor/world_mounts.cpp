@@ -225,9 +225,51 @@ class Binder {
       if (covered)
         return errno_error(EBUSY, fmt::format("the former file system is also mounted at {}, under "
                                               "another mount, and stays busy there", other->place));
+      std::vector<std::string> held;  // mounts of others that stand on this one
+      for (const auto& entry : entries)
+        if (entry.parent == other->id) held.push_back(entry.place);
+      if (!held.empty()) {
+        RETURN_IF_ERROR(stand_in(other->place, held));
+        continue;
+      }
       if (umount2(other->place.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0)
         return errno_error("detach the former file system's other mount at " + other->place);
     }
+  }
+
+  // A place that lies below the root of the former file system: an empty tmpfs takes the root's
+  // stead, with a directory for each mount that stands there.
+  Status stand_in(const std::string& root, const std::vector<std::string>& held) {
+    std::vector<UniqueFd> trees;
+    for (const std::string& place : held) {
+      trees.emplace_back(open(place.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+      if (!trees.back()) return errno_error("open " + place);
+    }
+    if (mount("tmpfs", kWaitingRoom, "tmpfs", 0, "size=64k,mode=700") != 0)
+      return errno_error(fmt::format("mount a tmpfs at the world's {}", kWaitingRoom));
+    Status status;
+    std::size_t waiting = 0;
+    for (; waiting < trees.size(); ++waiting) {
+      const std::string aside = waiting_place(waiting);
+      if (mkdir(aside.c_str(), 0700) == 0 &&
+          move_mount(trees[waiting].get(), "", AT_FDCWD, aside.c_str(), MOVE_MOUNT_F_EMPTY_PATH) == 0)
+        continue;
+      status = errno_error("put the mount at " + held[waiting] + " aside");
+      break;
+    }
+    if (status && umount2(root.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0)
+      status = errno_error("detach the former file system's mount at " + root);
+    else if (status && mount("tmpfs", root.c_str(), "tmpfs", 0, "size=64k,mode=755") != 0)
+      status = errno_error("mount a tmpfs in the stead of " + root);
+    for (std::size_t i = 0; i < waiting; ++i) {
+      std::vector<std::string> made;
+      Status back = make_directories(held[i], made);
+      if (back && move_mount(trees[i].get(), "", AT_FDCWD, held[i].c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
+        back = errno_error("put the mount back at " + held[i]);
+      if (!back && status) status = back;
+    }
+    umount2(kWaitingRoom, MNT_DETACH);
+    return status;
   }
 
   bool still_needed(const std::string& device, const std::vector<MountEntry>& entries) const {

@@ -22,6 +22,12 @@ Status Tracer::hold_all(Deadline deadline) {
         all = false;
         continue;
       }
+      if (task->vfork_child && task->held && task->state == RunState::Stopped) {
+        // At its exit stop with the call rewound: a user-mode boundary.
+        if (task->stop.kind == StopKind::CallStop) task->clean = true;
+        if (task->clean) continue;
+      }
+      if (task->vfork_waiting && has_held_vfork_child(*task)) continue;
       if (task->vfork_child || task->vfork_waiting) {
         all = false;  // runs on until exec or exit
         continue;
@@ -43,6 +49,12 @@ Status Tracer::hold_all(Deadline deadline) {
       return error;
     }
   }
+}
+
+bool Tracer::has_held_vfork_child(const Task& parent) const {
+  for (const auto& [tid, task] : tasks_)
+    if (task.vfork_child && task.vfork_parent == parent.tid && task.held) return true;
+  return false;
 }
 
 std::string Tracer::describe_stuck() const {
@@ -68,7 +80,9 @@ void Tracer::resume_all() {
   for (auto& [tid, task] : tasks_) ids.push_back(tid);
   for (pid_t tid : ids) {
     Task* task = find(tid);
-    if (!task || task->state != RunState::Stopped || task->held || !task->announced) continue;
+    if (!task || task->state != RunState::Stopped || task->held || task->detained ||
+        !task->announced)
+      continue;
     if (task->app_stopped) {
       task->app_stopped = false;
       if (!task->injected && task->stop.kind == StopKind::GroupStop) {
@@ -99,7 +113,8 @@ Status Tracer::run_call_alone(Task& task, Deadline deadline) {
   for (;;) {
     Task* now = find(tid);
     if (!now) return errno_error(ESRCH, fmt::format("thread {} ended", tid));
-    if (now->call_done && now->state == RunState::Stopped && now->clean) return {};
+    if (now->call_done && (now->vfork_child || (now->state == RunState::Stopped && now->clean)))
+      return {};
     if (!wait_and_handle(deadline) && deadline.passed()) {
       if (Task* t = find(tid)) t->exempt = false;
       return errno_error(ETIMEDOUT, fmt::format("thread {} did not complete its call", tid));

@@ -40,6 +40,7 @@ struct Task {
   bool app_stopped = false;  // the application itself stopped it (job control)
   bool injected = false;     // a call was injected since the stop
   bool held = false;         // the policy keeps it from running until Tracer::release
+  bool detained = false;     // held at its next clean stop, whatever the others do
   bool exempt = false;       // runs although everything else is held
   bool call_done = false;    // a watched call of an exempt task has ended
   bool drop_sigcont = false; // our own SIGCONT is still to be delivered

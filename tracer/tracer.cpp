@@ -335,7 +335,7 @@ void Tracer::handle_group_stop(Task& task) {
 }
 
 bool Tracer::must_hold(const Task& task) const {
-  return holding_ && !task.exempt && !task.vfork_child && !task.vfork_waiting;
+  return (holding_ || task.detained) && !task.exempt && !task.vfork_child && !task.vfork_waiting;
 }
 
 void Tracer::go_on(Task& task, int sig) {

@@ -84,7 +84,8 @@ class Tracer {
   void release(Task& task);  // lets a held task go on
   bool holding() const { return holding_; }
 
-  // Brings every task to a clean stop. The error names the thread and the call that would not
+  // Brings every task to a clean stop, except a vfork child that the policy holds at its call and
+  // the parent that waits for it (it runs no instruction either). The error names the thread and the call that would not
   // stop in time (uninterruptible sleep); everything goes on then.
   Status hold_all(Deadline deadline);
   void resume_all();  // except tasks that the policy holds
@@ -125,6 +126,7 @@ class Tracer {
   void drop_call(Task& task);
   void rewind(Task& task, ptrace_raw::Regs& regs);
   void settle(Task& task);  // a clean stop: rewinds an interrupted call
+  bool has_held_vfork_child(const Task& parent) const;
   bool wait_and_handle(Deadline deadline);
   std::string describe_stuck() const;
 

@@ -36,6 +36,8 @@ std::optional<Open> open_file(const StoragePath& path, pid_t tid, int fd) {
   auto name = StoragePaths::name_of_fd(tid, fd, path, f.deleted);
   if (!name) return std::nullopt;
   f.name = name.take();
+  // FUSE and NFS drop a name that they could not look up: it reads "(deleted)" and is not.
+  f.deleted = f.deleted && facts->nlink == 0;
   f.facts = *facts;
   f.key = key_of(facts->ino);
   return f;
