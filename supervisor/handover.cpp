@@ -88,6 +88,7 @@ void Session::run_handover(const std::string& reason) {
     RETURN_IF_ERROR(rendezvous->request("prepare", generation, "", self));
     ASSIGN_OR_RETURN(const Answer ready,
                      rendezvous->await_answer("prepare", generation, Deadline::in(kPrepareDeadline)));
+    if (!ready.ok) return plain_error(fmt::format("the standby refuses: {}", ready.reason));
     step(6, fmt::format("standby {} (process {}) is ready", ready.who.host, ready.who.pid));
 
     parked = true;
@@ -95,6 +96,8 @@ void Session::run_handover(const std::string& reason) {
     RETURN_IF_ERROR(rendezvous->request("verify", generation, made.image.dir, self));
     ASSIGN_OR_RETURN(const Answer verified,
                      rendezvous->await_answer("verify", generation, Deadline::in(kVerifyDeadline)));
+    if (!verified.ok)
+      return plain_error(fmt::format("the standby refuses image {}: {}", made.image.dir, verified.reason));
     step(9, fmt::format("image {} is verified by {}", made.image.dir, verified.who.host));
     RETURN_IF_ERROR(fault_point("handover.9.commit"));
     Commit commit;
