@@ -124,6 +124,12 @@ Result<Criu> Criu::find(const std::string& binary) {
                                          "SUPERVISE_CRIU name the program", SUPERVISE_CRIU_DEFAULT));
 }
 
+Millis Criu::deadline() {
+  const char* env = getenv("SUPERVISE_CRIU_DEADLINE");
+  const int seconds = env ? atoi(env) : 0;
+  return Millis(seconds > 0 ? seconds * 1000 : 120000);
+}
+
 Result<Criu::DumpFigures> Criu::dump(ProcessRunner& runner, const DumpRequest& request,
                                      Deadline deadline) const {
   ProcessSpec spec;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "supervisor/base/clock.h"
 #include "supervisor/base/process_runner.h"
 #include "supervisor/base/result.h"
 #include "supervisor/options.h"
@@ -40,6 +41,8 @@ class Criu {
  public:
   // `binary` empty: SUPERVISE_CRIU, then the prefix that setup installs into, then PATH.
   static Result<Criu> find(const std::string& binary = {});
+  // How long one dump or restore may take: 120 s, or SUPERVISE_CRIU_DEADLINE in seconds.
+  static Millis deadline();
 
   // stats-dump is read for the figures.
   struct DumpFigures {

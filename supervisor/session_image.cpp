@@ -18,7 +18,6 @@
 namespace supervise {
 namespace {
 
-constexpr Millis kDumpDeadline{120000};
 
 std::int64_t unix_ns() {
   timespec now;
@@ -129,7 +128,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   request.leave_stopped = true;
   request.external = world_->criu_externals();
   request.tcp = config_.tcp;
-  auto figures = criu.dump(*world_, request, Deadline::in(kDumpDeadline));
+  auto figures = criu.dump(*world_, request, Deadline::in(Criu::deadline()));
   if (!figures) return figures.error();
   made.dump_ms = ms_between(dump_at, Clock::now());
   events_.info("handover.step",

@@ -24,7 +24,6 @@
 namespace supervise {
 namespace {
 
-constexpr Millis kRestoreDeadline{120000};
 constexpr Millis kBeat{200};
 
 std::int64_t unix_ns() {
@@ -177,7 +176,7 @@ class Resume {
     std::set<int> pids;
     for (const ImageThread& t : manifest.threads) pids.insert(t.tid);
     world->keep_tools_off(pids);
-    ASSIGN_OR_RETURN(const int inner, criu.restore(*world, request, Deadline::in(kRestoreDeadline)));
+    ASSIGN_OR_RETURN(const int inner, criu.restore(*world, request, Deadline::in(Criu::deadline())));
     RETURN_IF_ERROR(fault_point("handover.11.restored"));
     ASSIGN_OR_RETURN(const pid_t outer, world->outer_pid(inner));
     RETURN_IF_ERROR(world->adopt_app(inner));
