@@ -51,7 +51,7 @@ class Criu {
   };
   // With leave_stopped the tasks are (within moments) in T again, after CRIU's own errors too. A CRIU
   // that was killed (ETIMEDOUT, or by a signal) lets go of them wherever they are: some run on, some
-  // stand in CRIU's code, and one that is in a SIGTRAP stop right then dies of that signal. So a
+  // stand in CRIU's code, and some have been seen to die. SIGSTOP before the kill lessens it only. So a
   // deadline must be generous, the runner stops the tree before it kills CRIU, and the caller takes
   // every thread back under its tracer and checks registers before it lets the tree go on.
   Result<DumpFigures> dump(ProcessRunner& runner, const DumpRequest&, Deadline) const;
