@@ -24,10 +24,11 @@ class Host:
         scenario.hosts.append(self)
         answers = process.Stream("init", os.dup(self._popen.stdout.fileno()))
         self._popen.stdout.close()
-        match = answers.search(r"^(\d+)\nready\n", 10)
+        # Two processes write, so that either line can come first.
+        match = answers.search(r"^(?:(\d+)\nready|ready\n(\d+))\n", 10)
         if not match:
             raise RuntimeError(f"host {name} does not start: {answers.text}")
-        self.pid = int(match.group(1))
+        self.pid = int(match.group(1) or match.group(2))
         # Held open until the census, so that their inode numbers are not given to others meanwhile. Not the
         # mount namespace: holding it would keep the host's mounts after its end.
         self._held = [os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in self._KINDS]
