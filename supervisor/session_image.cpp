@@ -1,9 +1,11 @@
 // Images of the running application: what they are of, how they are made, and how the application
 // goes on afterwards.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <set>
@@ -14,6 +16,7 @@
 #include "supervisor/base/scope_exit.h"
 #include "supervisor/session.h"
 #include "supervisor/session_json.h"
+#include "supervisor/world_mounts.h"
 
 namespace supervise {
 namespace {
@@ -40,6 +43,25 @@ std::string where_is(pid_t tid) {
   return "user code";
 }
 
+// The program a process was started from is the one thing of a storage path that can't be moved: after
+// a switch it is on a mount that nobody sees, and CRIU's restore dies of it.
+Status program_is_reachable(pid_t pid, pid_t init) {
+  auto name = proc_link(pid, "exe");
+  UniqueFd program(open(fmt::format("/proc/{}/exe", pid).c_str(), O_PATH | O_CLOEXEC));
+  auto info = fd_info(getpid(), program.get());
+  if (!name || name->starts_with("/memfd:") || !program || !info) return {};
+  // It may have a namespace or a root of its own.
+  for (pid_t whose : {init, pid}) {
+    auto mounts = read_mountinfo(fmt::format("/proc/{}/mountinfo", whose));
+    if (!mounts || std::any_of(mounts->begin(), mounts->end(),
+                               [&](const MountEntry& m) { return m.id == info->mnt_id; }))
+      return {};
+  }
+  return plain_error(fmt::format("process {} ({}) runs a program that lies on a storage path which was "
+                                 "switched since: its image could not be resumed; keep programs elsewhere",
+                                 pid, task_name(pid)));
+}
+
 }  // namespace
 
 // An image is of one process tree: what has been orphaned to the world's init is a tree of its own.
@@ -52,6 +74,8 @@ Result<std::vector<pid_t>> Session::image_roots() const {
     if (status && !pids.contains(status->ppid)) roots.push_back(pid);
   }
   if (roots.empty()) return plain_error("no process is left");
+  if (std::any_of(paths_.all().begin(), paths_.all().end(), [](const auto& p) { return p->switches > 0; }))
+    for (pid_t pid : pids) RETURN_IF_ERROR(program_is_reachable(pid, world_->init_pid()));
   return roots;
 }
 
