@@ -252,8 +252,7 @@ int run_standby(const StandbyOptions& options, Events& events) {
     auto request = rendezvous.pending();
     if (request && *request) {
       const auto& r = **request;
-      const std::string id = fmt::format("{}-{}-{}-{}", r.kind, r.generation, r.origin.pid, r.origin.start_time);
-      if (!answered.contains(id)) {
+      if (!answered.contains(r.id)) {
         Answer answer{info.who, true, ""};
         fault_point("standby." + r.kind).ignore();
         if (r.kind == "verify") {
@@ -263,7 +262,7 @@ int run_standby(const StandbyOptions& options, Events& events) {
         }
         events.info("standby.answer", fmt::format("{} generation {}: {}", r.kind, r.generation,
                                                   answer.ok ? "yes" : answer.reason));
-        if (auto s = rendezvous.answer(r, answer); s) answered.insert(id);
+        if (auto s = rendezvous.answer(r, answer); s) answered.insert(r.id);
       }
     }
     auto newest = store.newest();
