@@ -8,6 +8,44 @@
 #include "tracer/tracer.h"
 
 namespace supervise {
+namespace {
+
+bool waits_for(pid_t tid, std::uint64_t signals) {
+  auto status = task_status(tid);
+  return status && (status->shared_pending & ~status->blocked & signals) != 0;
+}
+
+// With everything held: our own SIGCONT, and the SIGCHLD that tells parents of it, are taken by one
+// thread of each process before any other runs. A thread that enters a call with a timeout while
+// such a signal is pending, but is taken by another thread, would return EINTR without any stop.
+void take_own_signals(Tracer& tracer, Deadline deadline) {
+  constexpr std::uint64_t kOwn = 1ull << (SIGCONT - 1) | 1ull << (SIGCHLD - 1);
+  for (bool any = true; any && !deadline.passed();) {
+    any = false;
+    for (pid_t pid : tracer.processes()) {
+      pid_t taker = 0;
+      bool stopped = false;
+      for (auto& [tid, task] : tracer.tasks()) {
+        if (task.tgid != pid) continue;
+        stopped |= task.app_stopped;
+        if (!taker && task.state == RunState::Stopped && task.clean && waits_for(tid, kOwn)) taker = tid;
+      }
+      if (!taker || stopped) continue;
+      any = true;
+      Task* task = tracer.find(taker);
+      task->state = RunState::Running;
+      task->clean = false;
+      ptrace_raw::cont(taker).ignore();
+      for (;;) {
+        task = tracer.find(taker);
+        if (!task || (task->state == RunState::Stopped && task->clean) || deadline.passed()) break;
+        if (!tracer.drain()) wait_for_sigchld(deadline);
+      }
+    }
+  }
+}
+
+}  // namespace
 
 Status Tracer::hold_all(Deadline deadline) {
   holding_ = true;
@@ -74,8 +112,8 @@ std::string Tracer::describe_stuck() const {
 }
 
 void Tracer::resume_all() {
-  holding_ = false;
   if (safe_) undo_safety();
+  holding_ = false;
   std::vector<pid_t> ids;
   for (auto& [tid, task] : tasks_) ids.push_back(tid);
   for (pid_t tid : ids) {
@@ -203,6 +241,7 @@ Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& sto
     if (kill(pid, SIGCONT) != 0 && errno != ESRCH)
       return errno_error(fmt::format("SIGCONT to process {}", pid));
   }
+  take_own_signals(*this, deadline);
   return {};
 }
 
@@ -230,6 +269,7 @@ void Tracer::undo_safety() {
       if (task.tgid == pid && task.app_stopped) stopped = true;
     if (!stopped) kill(pid, SIGCONT);
   }
+  take_own_signals(*this, Deadline::in(Millis(5000)));
 }
 
 }  // namespace supervise

@@ -15,6 +15,16 @@ namespace supervise {
 
 using ptrace_raw::Regs;
 
+namespace {
+
+// Only a handler that is about to run makes an interrupted call the application's own affair; a
+// signal without one leaves it untouched when nobody traces.
+bool handler_due(const TaskStatus& status) {
+  return ((status.pending | status.shared_pending) & ~status.blocked & status.caught) != 0;
+}
+
+}  // namespace
+
 void wait_for_sigchld(Deadline deadline) {
   sigset_t set;
   sigemptyset(&set);
@@ -293,7 +303,7 @@ void Tracer::handle_signal(Task& task) {
     // (epoll_wait...) would show it. Rewind unless a handler will run.
     const bool handler = sig && ((status->caught >> (sig - 1)) & 1);
     const bool stops = sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
-    if (!handler && !stops && !status->deliverable_signal()) {
+    if (!handler && !stops && !handler_due(*status)) {
       auto regs = ptrace_raw::get_regs(task.tid);
       if (regs && in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) rewind(task, *regs);
     }
@@ -368,7 +378,7 @@ void Tracer::settle(Task& task) {
   const long result = static_cast<long>(regs->rax);
   if (!is_restart_code(result) && result != -EINTR) return;
   auto status = task_status(task.tid);
-  if (status && status->deliverable_signal()) return;  // the application's own interruption
+  if (status && handler_due(*status)) return;  // the application's own interruption
   if (task.call) {
     policy_.on_call_dropped(task);
     task.call.reset();
