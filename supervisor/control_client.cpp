@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "supervisor/control.h"
@@ -65,8 +66,9 @@ Result<ControlAnswer> control_ask(const std::string& name, const ControlRequest&
   std::string out = Json{{"command", request.command}, {"stop", request.stop}, {"to", request.to}}
                         .dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   std::string in;
-  char buffer[4096];
-  while (in.find('\n') == std::string::npos) {
+  std::vector<char> buffer(64 << 10);
+  bool whole = false;
+  while (!whole) {
     pollfd p{fd.get(), static_cast<short>(out.empty() ? POLLIN : POLLIN | POLLOUT), 0};
     const int ready = ::poll(&p, 1, deadline.left_ms());
     if (ready < 0 && errno == EINTR) continue;
@@ -79,13 +81,15 @@ Result<ControlAnswer> control_ask(const std::string& name, const ControlRequest&
         return errno_error("send to the supervisor of " + name);
     }
     if ((p.revents & (POLLIN | POLLHUP | POLLERR)) != 0) {
-      const ssize_t n = ::recv(fd.get(), buffer, sizeof buffer, 0);
+      const ssize_t n = ::recv(fd.get(), buffer.data(), buffer.size(), 0);
       if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
       if (n <= 0)
         return errno_error(n < 0 ? errno : ECONNRESET,
                            fmt::format("the supervisor of {} ended without an answer to {}", name,
                                        request.command));
-      in.append(buffer, static_cast<std::size_t>(n));
+      const auto got = static_cast<std::size_t>(n);
+      whole = std::memchr(buffer.data(), '\n', got) != nullptr;
+      in.append(buffer.data(), got);
     }
   }
   const auto json = Json::parse(in.substr(0, in.find('\n')), nullptr, false);

@@ -74,6 +74,7 @@ struct ControlReply::Connection {
   std::uint64_t tag = 0;
   Clock::time_point since = Clock::now();
   std::string in, out;
+  std::size_t sent = 0;   // of `out`
   bool asked = false;     // the request is complete
   bool answered = false;
 
@@ -91,15 +92,16 @@ struct ControlReply::Connection {
     flush();
   }
   void flush() {
-    while (fd && !out.empty()) {
-      const ssize_t n = ::send(fd.get(), out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (fd && sent < out.size()) {
+      const ssize_t n = ::send(fd.get(), out.data() + sent, out.size() - sent,
+                               MSG_NOSIGNAL | MSG_DONTWAIT);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0 && errno == EAGAIN) {
         watch(epoll, fd.get(), EPOLLOUT | EPOLLRDHUP, tag, EPOLL_CTL_MOD).ignore();
         return;
       }
       if (n < 0) return close();
-      out.erase(0, static_cast<std::size_t>(n));
+      sent += static_cast<std::size_t>(n);
     }
     close();
   }

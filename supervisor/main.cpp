@@ -1,7 +1,4 @@
 // The program: parses, runs one command, and gives its exit status.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <string_view>
 
 #include "supervisor/commands/commands.h"
@@ -14,19 +11,6 @@
 
 namespace supervise {
 namespace {
-
-// A closed standard stream would be given to the next file that is opened. O_PATH: it can be
-// neither read nor written, which is how a closed one is told later.
-void fill_closed_streams() {
-  for (int fd = 0; fd < 3; ++fd) {
-    if (::fcntl(fd, F_GETFD) >= 0) continue;
-    const int got = ::open("/dev/null", O_PATH | O_CLOEXEC);
-    if (got >= 0 && got != fd) {
-      ::dup3(got, fd, O_CLOEXEC);
-      ::close(got);
-    }
-  }
-}
 
 int run_logged(const Invocation& invocation, const LogOptions& log) {
   Events events;
@@ -64,8 +48,7 @@ int run_command(const Invocation& invocation) {
 }  // namespace supervise
 
 int main(int argc, char** argv) {
-  supervise::fill_closed_streams();
-  supervise::InheritedState::record();
+  supervise::InheritedState::record();  // first: the application is to inherit what we did
   // What doctor starts for its smoke test.
   if (argc == 2 && std::string_view(argv[1]) == "doctor-guest") return supervise::doctor_guest();
   const auto invocation = supervise::parse_command_line({argv + 1, argv + argc});
