@@ -44,6 +44,9 @@ struct ReplayOptions {
   std::function<Status(std::string_view step)> hook;
   // The inode number that a file has on the path the journal was written for; default: its own.
   std::function<std::uint64_t(const struct stat&)> ino_of;
+  // It is the path the journal was written for, and its files are open: none that is there under
+  // its name is built anew, since descriptors would be left with the old one.
+  bool in_place = false;
 };
 
 // Errors name the file and the offset. On an error nothing is promised but that replaying again

@@ -39,9 +39,30 @@ Result<bool> Replayer::at_name(const Node& node, std::string_view name, Place& p
   return true;
 }
 
-Status Replayer::locate() {
+// Files made since the last durable state that this path shows as they are.
+Status Replayer::find_in_place() {
   for (const auto& [id, f] : journal_.files()) {
-    if (f.unlinked() || f.rebuilt()) continue;
+    if (!f.rebuilt()) continue;
+    Node node;
+    node.f = &f;
+    bool there = true;
+    for (const auto& name : f.names) {
+      Place place;
+      struct stat st;
+      if (there) {
+        ASSIGN_OR_RETURN(bool found, at_name(node, name, place, st));
+        there = found && ino_of(st) == f.key.ino;
+      }
+    }
+    if (there) in_place_.insert(id);
+  }
+  return {};
+}
+
+Status Replayer::locate() {
+  if (options_.in_place) RETURN_IF_ERROR(find_in_place());
+  for (const auto& [id, f] : journal_.files()) {
+    if (f.unlinked() || rebuilt(f)) continue;
     Node& node = nodes_[id];
     node.f = &f;
     node.needed = f.created || f.size_dirty || !f.data.empty() || has_attributes(f) ||
@@ -73,7 +94,7 @@ Status Replayer::locate() {
   struct statfs fs;
   if (fstatfs(root_fd_, &fs) < 0) return failed("statfs of", "");
   bool fuse = fs.f_type == kFuseMagic && !options_.ino_of;
-  inodes_match_ = untouched_other == 0 && (fuse ? untouched_same : same) > 0;
+  inodes_match_ = options_.in_place || (untouched_other == 0 && (fuse ? untouched_same : same) > 0);
 
   // Not one match, and nothing that speaks against: look everywhere before trusting names.
   std::map<std::uint64_t, Node*> wanted;

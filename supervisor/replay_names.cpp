@@ -17,7 +17,7 @@ Status Replayer::place_all() {
       return plain_error(fmt::format("replay: the journal knows no file for the name {}", name));
     Node& node = nodes_[*state.file];
     node.f = &file->second;
-    RETURN_IF_ERROR(node.f->rebuilt() ? place_rebuilt(node, name) : place_node(node, name));
+    RETURN_IF_ERROR(rebuilt(*node.f) ? place_rebuilt(node, name) : place_node(node, name));
     ++report_.names;
   }
   return {};

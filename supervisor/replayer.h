@@ -42,6 +42,8 @@ class Replayer {
               std::map<std::uint64_t, Node*>& wanted);
   Result<bool> at_name(const Node&, std::string_view name, Place& place, struct stat& st);
   Result<bool> names_look_final();
+  Status find_in_place();
+  bool rebuilt(const FileState& f) const { return f.rebuilt() && !in_place_.contains(f.id); }
   void found(Node&, Place place, const struct stat& st);
   bool untouched(std::string_view name) const { return !names_.contains(name); }
   bool path_untouched(std::string_view name) const;  // nor any directory above it
@@ -61,6 +63,7 @@ class Replayer {
 
   // replay_data.cpp
   Status write_all();
+  bool holds_already(const FileState& f, int fd, const struct stat& st);
   Status write_data(const FileState& f, int fd, const std::string& name);
   Status set_attributes(const FileState& f, const Place& place, int fd, const std::string& name);
   Status sync_directories();
@@ -87,6 +90,7 @@ class Replayer {
   Beneath beneath_;
   std::shared_ptr<UniqueFd> root_;
   bool inodes_match_ = false;
+  std::set<FileId> in_place_;
   std::map<FileId, Node> nodes_;
   std::map<Inode, FileId> live_;
   ReplayReport report_;

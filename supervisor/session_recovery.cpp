@@ -312,7 +312,9 @@ Status Session::replay_on(StoragePath& path, const std::string& dir) {
       [&]() -> Result<WorkerOutput> {
         UniqueFd root(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         if (!root) return errno_error("open " + dir);
-        ASSIGN_OR_RETURN(const ReplayReport report, replay(path.journal, root.get()));
+        ReplayOptions options;
+        options.in_place = dir == path.dir();
+        ASSIGN_OR_RETURN(const ReplayReport report, replay(path.journal, root.get(), options));
         return WorkerOutput{report.to_json(), {}};
       });
   if (!result) return result.error();
