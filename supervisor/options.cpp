@@ -56,6 +56,7 @@ Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
   if (const auto* value = reader.one("name")) {
     RETURN_IF_ERROR(check_name(*value));
     run.name = value->text;
+    run.name_given = true;
   }
   ASSIGN_OR_RETURN(run.paths, read_paths(reader, 16));
   RETURN_IF_ERROR(check_path_dirs(reader, run.paths, out.warnings));

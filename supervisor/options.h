@@ -34,6 +34,7 @@ struct LogOptions {
 
 struct RunOptions {
   std::string name;
+  bool name_given = false;  // otherwise the program's base name
   std::vector<PathSpec> paths;
   std::vector<Rule> rules;
   bool observe = false;

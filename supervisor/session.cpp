@@ -21,9 +21,16 @@ namespace supervise {
 
 namespace {
 
-// Signals that an operator sends to the program and that are meant for the application.
-constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
-                              SIGCONT, SIGTSTP};
+// Signals that are meant for the application; the real-time ones are too.
+constexpr int kForwarded[] = {SIGHUP,  SIGINT,    SIGQUIT, SIGABRT, SIGALRM, SIGTERM, SIGUSR1,
+                              SIGUSR2, SIGWINCH,  SIGCONT, SIGTSTP, SIGURG,  SIGIO,   SIGPWR,
+                              SIGPROF, SIGVTALRM, SIGSTKFLT};
+
+// setpgid(2), "orphaned": a parent in another group of the same session, a shell, can continue us.
+bool under_job_control() {
+  const pid_t parent = getppid();
+  return getsid(parent) == getsid(0) && getpgid(parent) != getpgrp();
+}
 
 InodeKey writer_key(const CallContext& ctx) {
   return {reinterpret_cast<std::uint64_t>(ctx.path), ctx.facts.ino};
@@ -42,6 +49,7 @@ void Session::watch_signals() {
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   for (int s : kForwarded) sigaddset(&set, s);
+  for (int s = SIGRTMIN; s <= SIGRTMAX; ++s) sigaddset(&set, s);
   sigprocmask(SIG_BLOCK, &set, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal_fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -98,6 +106,10 @@ void Session::learn_criu_version() {
 // A second supervisor of the same name is refused; anything else only costs the control socket.
 Status Session::open_control() {
   auto control = ControlServer::open(config_.name);
+  if (!control && control.error().err == EADDRINUSE && !config_.name_given) {
+    config_.name += fmt::format("-{}", getpid());
+    control = ControlServer::open(config_.name);
+  }
   if (!control) {
     if (control.error().err == EADDRINUSE) return control.error();
     events_.warn("control.unavailable", control.error().message());
@@ -172,6 +184,7 @@ int Session::loop() {
 
 void Session::after_stop_work() {
   serve_recovery();
+  stop_as_job();
   while (!deferred_.empty() && !handed_over_) {
     auto work = std::move(deferred_.front());
     deferred_.erase(deferred_.begin());
@@ -191,15 +204,42 @@ void Session::serve_signals() {
   while (read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
     const int sig = static_cast<int>(info.ssi_signo);
     if (sig == SIGCHLD) continue;
-    if (sig == SIGWINCH || sig == SIGTSTP || sig == SIGCONT) world_->on_terminal_signal(sig);
+    if (sig == SIGTSTP && (job_stopping_ || getpgid(app_pid_) == getpgrp())) {
+      job_stopping_ = false;
+      world_->on_terminal_signal(SIGTSTP);  // until a shell continues us
+      kill(-app_pid_, SIGCONT);
+      continue;
+    }
+    if (sig == SIGWINCH || sig == SIGCONT) world_->on_terminal_signal(sig);
     if (app_end_) {
       // The first process is gone; the rest is asked to go too.
       for (pid_t pid : tracer_.processes()) kill(pid, sig);
     } else if (app_pid_ > 0) {
-      kill(app_pid_, sig);
+      forward(info);
     }
     ++forwarded_signals_;
   }
+}
+
+void Session::forward(const signalfd_siginfo& info) const {
+  const int sig = static_cast<int>(info.ssi_signo);
+  if (info.ssi_code == SI_QUEUE) {
+    sigval value{};
+    value.sival_ptr = reinterpret_cast<void*>(info.ssi_ptr);
+    sigqueue(app_pid_, sig, value);
+  } else if (sig != SIGCONT || kill(-app_pid_, sig) != 0) {
+    kill(app_pid_, sig);
+  }
+}
+
+// A job is stopped whole: the application is, so we and those beside us in a pipeline are too.
+void Session::stop_as_job() {
+  const Task* first = tracer_.find(app_pid_);
+  if (!first) want_job_stop_ = false;
+  if (!want_job_stop_ || tracer_.holding() || first->state != RunState::Listening) return;
+  want_job_stop_ = false;
+  job_stopping_ = true;
+  kill(0, SIGTSTP);
 }
 
 Clock::time_point Session::next_timer() const {
@@ -331,7 +371,18 @@ ExitAction Session::give_result(Task& task, long result, ptrace_raw::Regs& regs)
 }
 
 SignalAction Session::on_signal(Task& task, const siginfo_t& info) {
-  if (info.si_signo == SIGBUS && info.si_code > 0 && !paths_.empty()) return on_sigbus(task, info);
+  const int sig = info.si_signo;
+  if (sig == SIGBUS && info.si_code > 0 && !paths_.empty()) return on_sigbus(task, info);
+  // In its own session the application's first group is an orphaned one, which ^Z can't stop.
+  // Under a shell it would stop, and so it does.
+  if ((sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU) && under_job_control() &&
+      getpgid(task.tgid) == app_pid_) {
+    auto status = task_status(task.tid);
+    if (status && (((status->caught | status->ignored) >> (sig - 1)) & 1) == 0) {
+      want_job_stop_ = true;
+      return SignalAction::Stop;
+    }
+  }
   return SignalAction::Deliver;
 }
 
@@ -353,6 +404,9 @@ void Session::on_end(const Task& task, const Stop& stop) {
       events_.error("application.not_started", error->message());
       app_end_->kind = StopKind::Exited;
       app_end_->code = error->err == ENOENT || error->err == ENOTDIR ? 127 : 126;
+    } else if (tracer_.has_tasks() && getpid() == 1) {
+      // As it would be for a container whose first process ends.
+      for (pid_t pid : tracer_.processes()) kill(pid, SIGKILL);
     } else if (tracer_.has_tasks() && !tracer_.processes().empty()) {
       events_.info("application.first_process_ended",
                    fmt::format("the first process ended; {} go on and are supervised until they end",
@@ -369,6 +423,7 @@ void Session::on_other_child(pid_t pid, const Stop&) {
 int run_application(const RunOptions& options, Events& events) {
   SessionConfig config;
   config.name = options.name;
+  config.name_given = options.name_given;
   config.paths = options.paths;
   for (const PathSpec& p : options.paths) config.places.push_back(p.dirs[0]);
   config.rules = options.rules;

@@ -22,13 +22,17 @@
 #include "supervisor/world.h"
 #include "tracer/tracer.h"
 
+struct signalfd_siginfo;
+
 namespace supervise {
 
 class ControlServer;
 class Relocation;
+class Snapshot;
 
 struct SessionConfig {
   std::string name;
+  bool name_given = true;  // a default name gets our PID when it is taken
   std::vector<PathSpec> paths;    // dirs on this host
   std::vector<std::string> places;  // where the application sees them, in the order of `paths`
   std::vector<Rule> rules;
@@ -111,7 +115,10 @@ class Session : public TracerPolicy {
   void completed(Task& task, FailedCall& call);
   void serve_recovery();               // timers, replays, alternates that are due
   void serve_replays();
-  bool make_durable(StoragePath& path, const char* why);  // replay over the path in use
+  // On the path in use: synced; with `rewrite` (a sync has failed) replayed and proven.
+  bool make_durable(StoragePath& path, const char* why, bool rewrite = false);
+  Status sync_in_place(StoragePath& path);
+  void refresh_mapped(StoragePath& path);
   bool fail_over(StoragePath& path);   // switch to an alternate with everything held
   bool try_alternate(StoragePath& path, std::size_t index);
   Status replay_on(StoragePath& path, const std::string& dir);
@@ -134,6 +141,8 @@ class Session : public TracerPolicy {
   void after_stop_work();
   void serve_control();
   void serve_signals();
+  void forward(const signalfd_siginfo& info) const;
+  void stop_as_job();
   int exit_status() const;
   Clock::time_point next_timer() const;
   std::string status_json() const;
@@ -172,6 +181,7 @@ class Session : public TracerPolicy {
   std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
   Incident incident_;
   Keeper keeper_;
+  std::shared_ptr<Snapshot> parked_;  // of the threads, as they were parked for a dump
   struct Late {  // what waits for a thread that waits for its vfork child
     std::shared_ptr<Relocation> relocation;
     pid_t tid = 0;
@@ -185,6 +195,8 @@ class Session : public TracerPolicy {
   bool handed_over_ = false;
   bool first_io_told_ = false;
   int forwarded_signals_ = 0;
+  bool want_job_stop_ = false; // the application is being stopped as a job
+  bool job_stopping_ = false;  // our own process group has been told so
   std::unique_ptr<ControlServer> control_;
   UniqueFd signal_fd_, epoll_;
   Clock::time_point started_ = Clock::now();

@@ -17,6 +17,7 @@
 #include "supervisor/session.h"
 #include "supervisor/session_json.h"
 #include "supervisor/world_mounts.h"
+#include "tracer/snapshot.h"
 
 namespace supervise {
 namespace {
@@ -140,6 +141,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
 
   const auto frozen_at = Clock::now();
   RETURN_IF_ERROR(fault_point("handover.7.park"));
+  parked_ = std::make_shared<Snapshot>(Snapshot::take(tracer_));
   RETURN_IF_ERROR(tracer_.park(Deadline::in(Millis(20000))));
   events_.info("handover.step", fmt::format("{} threads parked in {:.1f} ms", m.threads.size(),
                                             ms_between(frozen_at, Clock::now())),
@@ -154,6 +156,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   request.tcp = config_.tcp;
   auto figures = criu.dump(*world_, request, Deadline::in(Criu::deadline()));
   if (!figures) return figures.error();
+  parked_.reset();  // CRIU has put everything back itself
   made.dump_ms = ms_between(dump_at, Clock::now());
   events_.info("handover.step",
                fmt::format("dumped {:.1f} MiB in {:.1f} ms", static_cast<double>(figures->pages_written) / 256.0, made.dump_ms),
@@ -178,6 +181,11 @@ Status Session::take_back(const std::vector<pid_t>& roots) {
     return {};
   }
   RETURN_IF_ERROR(tracer_.adopt(roots, tracer_.stopped_by_app(), Deadline::in(Millis(20000))));
+  if (parked_) {
+    if (const std::size_t n = parked_->put_back(tracer_))
+      events_.warn("image.repaired", fmt::format("{} threads were put back as they were before the dump that failed", n));
+    parked_.reset();
+  }
   tracer_.resume_all();
   return {};
 }

@@ -31,6 +31,7 @@ struct StoragePath {
   bool read_only_at_start = false;
   std::set<std::uint64_t> mounts;
   Journal journal;
+  std::set<std::uint64_t> mapped; // inodes that were mapped shared and writable
   std::uint64_t errors = 0;       // intercepted so far
   std::uint64_t switches = 0;
   std::size_t slot = 0;           // its number among the paths

@@ -1,8 +1,10 @@
 #include "tracer/ptrace_raw.h"
 
 #include <fmt/format.h>
+#include <elf.h>
 #include <linux/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -55,6 +57,22 @@ Result<Regs> get_regs(pid_t tid) {
 Status set_regs(pid_t tid, const Regs& regs) {
   if (call(PTRACE_SETREGS, tid, 0, const_cast<Regs*>(&regs)) != 0)
     return errno_error(fmt::format("PTRACE_SETREGS of thread {}", tid));
+  return {};
+}
+
+Result<std::vector<std::byte>> get_xstate(pid_t tid) {
+  std::vector<std::byte> state(16384);
+  iovec iov{state.data(), state.size()};
+  if (call(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &iov) != 0)
+    return errno_error(fmt::format("PTRACE_GETREGSET of thread {}", tid));
+  state.resize(iov.iov_len);
+  return state;
+}
+
+Status set_xstate(pid_t tid, const std::vector<std::byte>& state) {
+  iovec iov{const_cast<std::byte*>(state.data()), state.size()};
+  if (call(PTRACE_SETREGSET, tid, NT_X86_XSTATE, &iov) != 0)
+    return errno_error(fmt::format("PTRACE_SETREGSET of thread {}", tid));
   return {};
 }
 

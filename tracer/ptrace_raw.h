@@ -6,7 +6,9 @@
 #include <sys/types.h>
 #include <sys/user.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "supervisor/base/result.h"
 
@@ -39,6 +41,9 @@ Status listen(pid_t tid);                     // stay in group stop, tell of eve
 Status detach(pid_t tid, int sig = 0);
 Result<Regs> get_regs(pid_t tid);
 Status set_regs(pid_t tid, const Regs& regs);
+// The whole extended state (XSAVE format, NT_X86_XSTATE of PTRACE_GETREGSET).
+Result<std::vector<std::byte>> get_xstate(pid_t tid);
+Status set_xstate(pid_t tid, const std::vector<std::byte>& state);
 Result<unsigned long> event_message(pid_t tid);
 Result<siginfo_t> get_siginfo(pid_t tid);
 Result<std::uint64_t> get_sigmask(pid_t tid);

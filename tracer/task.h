@@ -44,6 +44,7 @@ struct Task {
   bool exempt = false;       // runs although everything else is held
   bool call_done = false;    // a watched call of an exempt task has ended
   bool drop_sigcont = false; // our own SIGCONT is still to be delivered
+  bool drop_sigtrap = false; // left by a dumper that died
   Clock::time_point unparked{};
 };
 

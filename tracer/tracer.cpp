@@ -203,7 +203,10 @@ void Tracer::handle_entry(Task& task) {
     go_on(task);
     return;
   }
-  const EntryDecision decision = policy_.on_entry(task);
+  // A filter of the application's own that wants a tracer: it has none.
+  const bool ours = info->seccomp_data == kTagNative || info->seccomp_data == kTagForeignArch;
+  const EntryDecision decision =
+      ours ? policy_.on_entry(task) : EntryDecision{EntryAction::Skip, -ENOSYS};
   switch (decision.action) {
     case EntryAction::Pass:
       task.call.reset();
@@ -289,13 +292,17 @@ void Tracer::handle_signal(Task& task) {
     action = SignalAction::Drop;  // ours: a sender outside the PID namespace shows as 0
     for (auto& [tid, t] : tasks_)
       if (t.tgid == task.tgid) t.drop_sigcont = false;
+  } else if (sig == SIGTRAP && task.drop_sigtrap && info->si_code > 0) {
+    action = SignalAction::Drop;
+    task.drop_sigtrap = false;
   } else if (sig == SIGCHLD && (info->si_code == CLD_STOPPED || info->si_code == CLD_CONTINUED) &&
              Clock::now() - task.unparked < std::chrono::seconds(2)) {
     action = SignalAction::Drop;  // tells of our own stop and continue of a child
   } else {
     action = policy_.on_signal(task, *info);
   }
-  if (action != SignalAction::Deliver) sig = 0;
+  if (action == SignalAction::Stop) sig = SIGSTOP;
+  else if (action != SignalAction::Deliver) sig = 0;
 
   auto status = task_status(task.tid);
   if (status) {

@@ -48,6 +48,7 @@ enum class SignalAction {
   Deliver,
   Drop,
   DropHeld,  // drop it and keep the task stopped until release()
+  Stop,      // SIGSTOP in its place: the kernel lets no other signal stop an orphaned process group
 };
 
 class TracerPolicy {

@@ -1,6 +1,7 @@
 // What a call that succeeded changed on a storage path, told to its journal.
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,8 +30,16 @@ struct Open {  // an open regular file on the path
   FileFacts facts;
 };
 
-std::optional<Open> open_file(const StoragePath& path, pid_t tid, int fd) {
+// `at_entry`: in its stead where the file system was shut down since, and tells nothing any more.
+std::optional<Open> open_file(const StoragePath& path, pid_t tid, int fd,
+                              const FileFacts* at_entry = nullptr) {
   auto facts = facts_of_fd(tid, fd);
+  if (!facts && at_entry && at_entry->ino != 0) {
+    FileFacts known = *at_entry;
+    const FileState* state = path.journal.find(key_of(known.ino));
+    if (state && state->size) known.size = std::max(known.size, *state->size);
+    facts = known;
+  }
   if (!facts || !S_ISREG(facts->mode)) return std::nullopt;
   Open f;
   auto name = StoragePaths::name_of_fd(tid, fd, path, f.deleted);
@@ -73,7 +82,7 @@ void learn_by_reading(Journal& journal, pid_t tid, int fd, const Open& f, std::u
 
 void learn_write(const Task& task, const Args& args, CallContext& ctx, std::uint64_t done) {
   if (done == 0) return;
-  auto f = open_file(*ctx.path, task.tid, ctx.fd);
+  auto f = open_file(*ctx.path, task.tid, ctx.fd, &ctx.facts);
   if (!f) return;
   const int nr = task.call->nr;
   auto info = fd_info(task.tid, ctx.fd);
@@ -163,7 +172,7 @@ void learn_resize(const Task& task, const Args& args, CallContext& ctx) {
       journal.resized(key_of(ctx.target.ino), ctx.target.name, args[1]);
     return;
   }
-  auto f = open_file(*ctx.path, task.tid, ctx.fd);
+  auto f = open_file(*ctx.path, task.tid, ctx.fd, &ctx.facts);
   if (!f) return;
   if (nr == SYS_ftruncate) {
     journal.resized(f->key, f->name, args[1]);
@@ -319,6 +328,12 @@ void learn_success(StoragePaths& paths, const Task& task, const Args& args, Call
       break;
     case IoClass::Copy:
       learn_copy(paths, task, args, static_cast<std::uint64_t>(result));
+      break;
+    case IoClass::Map:
+      // A mapping of a descriptor that is open for writing can be made writable at any time.
+      if (ctx.path && task.call->nr == SYS_mmap && (args[3] & MAP_TYPE) != MAP_PRIVATE &&
+          (ctx.at_entry.flags & O_ACCMODE) == O_RDWR)
+        ctx.path->mapped.insert(ctx.at_entry.ino);
       break;
     case IoClass::Sync: learn_sync(task, ctx); break;
     case IoClass::Write:
