@@ -51,7 +51,7 @@ std::string Session::status_json() const {
               {"last_image", last_image_},
               {"stops", {{"all", figures.stops}, {"calls", figures.entries}, {"signals", figures.signals}}},
               {"limits", world_ ? world_->limits() : std::vector<std::string>{}}}
-      .dump();
+      .dump(-1, ' ', false, json::error_handler_t::replace);  // names need not be UTF-8
 }
 
 void Session::serve_control() {

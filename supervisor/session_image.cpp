@@ -193,8 +193,7 @@ Status Session::take_back(const std::vector<pid_t>& roots) {
 Result<std::string> Session::run_checkpoint(bool stop) {
   if (!world_->has_namespaces())
     return plain_error("no image can be made: the application has no world of its own (see `supervise doctor`)");
-  if (config_.images_dir.empty())
-    return plain_error("no image store: start with --images DIR");
+  if (config_.images_dir.empty()) config_.images_dir = default_images_dir();
   const auto began = Clock::now();
   ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(config_.images_dir, config_.name, true));
   RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(Millis(20000))));

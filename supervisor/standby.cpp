@@ -10,12 +10,15 @@
 
 #include <set>
 
+#include <nlohmann/json.hpp>
+
 #include "restore/criu.h"
 #include "restore/file_drift.h"
 #include "restore/image_store.h"
 #include "restore/ownership.h"
 #include "restore/rendezvous.h"
 #include "supervisor/base/fault_point.h"
+#include "supervisor/control.h"
 #include "supervisor/host_command.h"
 #include "supervisor/session.h"
 #include "supervisor/session_entry.h"
@@ -240,6 +243,32 @@ int run_standby(const StandbyOptions& options, Events& events) {
   StopSignal stop;
   events.info("standby.ready", fmt::format("standing by for {} on {}", options.name, store.dir()));
 
+  // `activate` and `status` while nothing runs here; a session has a control socket of its own.
+  bool activated = !options.activate_on_command;
+  std::unique_ptr<ControlServer> control;
+  if (auto server = ControlServer::open(options.name)) control = server.take();
+  else if (server.error().err == EADDRINUSE) return broken(server.error());
+  else events.warn("control.unavailable", server.error().message());
+  const auto serve = [&](const ControlRequest& request, ControlReply reply) {
+    auto image = store.newest();
+    const std::string newest = image && *image ? (*image)->dir : "";
+    if (request.command == "status") {
+      reply.ok(nlohmann::json{{"name", options.name}, {"pid", getpid()}, {"standby", store.dir()},
+                              {"last_image", newest}, {"activated", activated}}
+                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    } else if (request.command == "activate") {
+      auto commit = newest.empty() ? Result<std::optional<Commit>>(std::optional<Commit>{}) : ownership.committed(newest);
+      if (!commit || !*commit) {
+        reply.fail("there is no committed image to activate" + (newest.empty() ? "" : ": " + newest + " belongs to its origin"));
+        return;
+      }
+      activated = true;
+      reply.ok(nlohmann::json{{"image", newest}}.dump());
+    } else {
+      reply.fail(fmt::format("`{}` is not for a standby", request.command));
+    }
+  };
+
   std::set<std::string> answered, refused;
   Clock::time_point last_beat{};
   int failures = 0;
@@ -266,7 +295,7 @@ int run_standby(const StandbyOptions& options, Events& events) {
       }
     }
     auto newest = store.newest();
-    if (newest && *newest && !refused.contains((*newest)->dir) && !options.activate_on_command) {
+    if (newest && *newest && !refused.contains((*newest)->dir) && activated) {
       const std::string image = (*newest)->dir;
       auto commit = ownership.committed(image);
       if (commit && *commit) {
@@ -284,6 +313,7 @@ int run_standby(const StandbyOptions& options, Events& events) {
           Result<int> status = 0;
           if (good) {
             events.info("standby.resume", fmt::format("{} is ours, epoch {}", image, *epoch));
+            control.reset();
             status = Resume(options, events, image, &ownership).run(*manifest);
           } else {
             status = good.error();
@@ -302,6 +332,7 @@ int run_standby(const StandbyOptions& options, Events& events) {
         }
       }
     }
+    if (control) control->on_readable(serve);
     if (const int sig = stop.wait(Millis(5)); sig != 0) {
       rendezvous.leave(info.who);
       events.info("standby.stopped", fmt::format("ended by {}", strsignal(sig)));
