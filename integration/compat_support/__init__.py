@@ -70,7 +70,7 @@ class Problems:
     def attempt(self, function, *arguments, **more):
         try:
             return function(*arguments, **more)
-        except (AssertionError, TimeoutError) as error:
+        except (AssertionError, TimeoutError, ProcessLookupError) as error:
             self.t.say(f"PROBLEM: {error}")
             self.found.append(str(error))
             return None
