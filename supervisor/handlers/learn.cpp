@@ -27,21 +27,23 @@ struct Open {  // an open regular file on the path
   InodeKey key;
   std::string name;
   bool deleted = false;
+  bool as_at_entry = false;  // facts are those before the call
   FileFacts facts;
 };
 
 // `at_entry`: in its stead where the file system was shut down since, and tells nothing any more.
 std::optional<Open> open_file(const StoragePath& path, pid_t tid, int fd,
                               const FileFacts* at_entry = nullptr) {
+  Open f;
   auto facts = facts_of_fd(tid, fd);
   if (!facts && at_entry && at_entry->ino != 0) {
     FileFacts known = *at_entry;
     const FileState* state = path.journal.find(key_of(known.ino));
     if (state && state->size) known.size = std::max(known.size, *state->size);
     facts = known;
+    f.as_at_entry = true;
   }
   if (!facts || !S_ISREG(facts->mode)) return std::nullopt;
-  Open f;
   auto name = StoragePaths::name_of_fd(tid, fd, path, f.deleted);
   if (!name) return std::nullopt;
   f.name = name.take();
@@ -91,7 +93,8 @@ void learn_write(const Task& task, const Args& args, CallContext& ctx, std::uint
                           (nr == SYS_pwritev2 && static_cast<long>(args[3]) != -1);
   std::uint64_t offset = 0;
   if (!positioned) offset = (info ? info->pos : ctx.at_entry.pos + done) - done;
-  else if (flags & O_APPEND) offset = f->facts.size - std::min(done, f->facts.size);
+  else if (flags & O_APPEND)
+    offset = f->as_at_entry ? f->facts.size : f->facts.size - std::min(done, f->facts.size);
   else offset = args[3];
   bool durable = flags & O_DSYNC;
   if (nr == SYS_pwritev2 && (args[5] & (RWF_DSYNC | RWF_SYNC))) durable = true;
