@@ -1,0 +1,44 @@
+"""Every step before the commit fails once, and CRIU is killed and hangs: each time the application goes on
+where it was, and the log says why. The hand-over after all these succeeds."""
+
+import re
+
+import harness
+import steps
+
+POINTS = ["handover.6.prepare", "handover.7.park", "handover.8.dump", "criu.dump", "criu.dumped", "handover.9.manifest",
+          "image.part", "image.parts", "image.manifest", "image.renamed", "image.synced", "handover.9.commit",
+          "commit.before", "commit.linked", "commit.synced"]
+
+
+def main(t):
+    pair = steps.Pair(t, rounds=200, delay=100)
+    env = steps.criu_wrapper(t)
+    pair.standby()
+    pair.start(env, ",".join(f"{point}=fail" for point in POINTS))
+
+    seen = 0
+    for point in POINTS:
+        done = pair.hand_over()
+        t.check(done.status != 0, f"the hand-over fails at {point}: {done}")
+        found = re.findall(r"handover.failed: (.*)", pair.app.stderr.text)
+        t.check(len(found) == seen + 1 and point in found[-1], f"the log says so: {found[-1:]}")
+        seen = len(found)
+        pair.goes_on(pair.app, f"on A after {point}")
+
+    for mode in ("kill-0", "kill-0.02", "kill-0.1", "hang"):
+        steps.criu_mode(t, mode)
+        done = pair.hand_over()
+        found = re.findall(r"handover.failed: (.*)", pair.app.stderr.text)
+        t.check(done.status != 0 and len(found) == seen + 1 and "criu dump" in found[-1], f"CRIU, {mode}: {found[-1:]}")
+        seen = len(found)
+        pair.goes_on(pair.app, f"on A after CRIU, {mode}")
+
+    done = pair.hand_over()
+    t.equal(done.status, 0, "the last hand-over succeeds")
+    t.equal(pair.app.wait(30), 113, "A has handed the application over")
+    pair.goes_on(pair.standbys[0], "on B")
+    pair.whole(pair.standbys[0].wait(90))
+
+
+harness.run(main)
