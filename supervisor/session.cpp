@@ -63,6 +63,9 @@ Session::~Session() = default;
 namespace {
 
 Status fill_paths(StoragePaths& paths, const SessionConfig& config, const World& world) {
+  if (config.paths.size() > static_cast<std::size_t>(KeeperPage::kPaths))
+    return plain_error(fmt::format("{} storage paths are declared, {} is the most", config.paths.size(),
+                                   int{KeeperPage::kPaths}));
   paths.set_by_mount(world.has_namespaces());
   for (std::size_t i = 0; i < config.paths.size(); ++i) {
     const PathSpec& spec = config.paths[i];

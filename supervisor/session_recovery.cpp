@@ -160,7 +160,8 @@ void Session::step_ladder(Task& task, FailedCall& failed) {
     case Act::RunAgain:
       if (failed.waits_for != FailedCall::Running || failed.attempts.retries + failed.attempts.waited.count() == 0)
         events_.info("ladder.again", fmt::format("{} on path {} is tried again in {} ms",
-                                                 syscall_name(failed.nr), failed.path->name,
+                                                 failed.sigbus ? "an access to a mapping" : syscall_name(failed.nr),
+                                                 failed.path->name,
                                                  next.delay.count()));
       failed.waits_for = FailedCall::Timer;
       return;
