@@ -14,6 +14,7 @@ def prefix(t, mode):
 
 def as_pid_1(t, host, problems):
     """What a container runtime does: a PID namespace whose first process is supervise."""
+    fresh(host)
     box = ["unshare", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     for mode in ("bare", "path"):
         run = [*box, *prefix(t, mode)]
