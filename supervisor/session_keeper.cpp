@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "restore/ownership.h"
 #include "supervisor/base/fault_point.h"
 #include "supervisor/base/worker.h"
 #include "supervisor/control.h"
@@ -16,6 +17,32 @@ namespace {
 void pause_ms(long ms) {
   const timespec pause{ms / 1000, (ms % 1000) * 1'000'000};
   nanosleep(&pause, nullptr);
+}
+
+// The supervisor may have died between its commit and the note of it: what is on the storage counts.
+// A commit that no standby has claimed is taken back; true: a standby has it.
+bool given_away(const std::string& standby, const std::string& name, pid_t dead, Events& events) {
+  if (!standby.starts_with("dir:")) return false;
+  for (;;) {
+    const auto look = [&]() -> Result<bool> {
+      ASSIGN_OR_RETURN(const ImageStore store, ImageStore::open(standby.substr(4), name, true));
+      ASSIGN_OR_RETURN(const auto newest, store.newest());
+      if (!newest) return false;
+      Ownership ownership(store.dir());
+      ASSIGN_OR_RETURN(const auto commit, ownership.committed(newest->dir));
+      if (!commit || commit->origin.pid != dead || commit->origin.host != HostIdentity::self().host)
+        return false;
+      const auto back = ownership.retract(newest->dir);
+      if (back) return false;
+      if (back.error().err == EBUSY) return true;
+      return back.error();
+    };
+    const auto result = look();
+    if (result) return *result;
+    events.error("handover.in_doubt", "whether the hand-over is committed is asked again: " +
+                                          result.error().message());
+    pause_ms(500);
+  }
 }
 
 }  // namespace
@@ -43,7 +70,10 @@ int Session::survive(pid_t dead) {
   const KeeperPage* page = keeper_.page();
   const pid_t init = world_->init_pid();
   events_.set_incident(incident_.id);
-  if (page->committed) {
+  // Only in a hand-over's steps: an image store that can't be reached must not keep threads waiting
+  // in an incident that needs none.
+  const bool in_handover = page->step >= 6 || !incident_.id;
+  if (page->committed || (in_handover && given_away(config_.standby, config_.name, dead, events_))) {
     events_.error("supervisor.died", fmt::format("the supervisor (process {}) died after the commit; "
                                                  "its keeper ends the original", dead));
     kill(init, SIGKILL);
