@@ -50,6 +50,9 @@ std::string in_path(const std::string& name) {
 std::vector<std::string> common_options(const char* log, TcpPolicy tcp) {
   return {"-D", fmt::format("/proc/self/fd/{}", kImageFd), "-o", log, "-v4", "--no-default-config",
           "--shell-job", "--manage-cgroups=ignore", "--file-locks",
+          // No firewall rules: the original shares its network with the host, which would keep them
+          // when it never comes back, and iptables may be missing.
+          "--network-lock", "skip",
           // The kernel itself resets what is left when the original ends: Reset needs no more.
           tcp == TcpPolicy::Keep ? "--tcp-established" : "--tcp-close"};
 }

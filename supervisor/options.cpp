@@ -107,6 +107,8 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
   if (const auto* value = reader.one("ready")) {
     ASSIGN_OR_RETURN(const int i, read_word(*value, {"image", "cached", "parked"}));
     standby.ready = static_cast<ReadyLevel>(i);
+    if (standby.ready != ReadyLevel::Image)
+      return value->bad(value->text + " is not available in this version, expected image", 0);
   }
   if (const auto* value = reader.one("activate")) {
     ASSIGN_OR_RETURN(const int i, read_word(*value, {"handover", "command"}));

@@ -372,6 +372,9 @@ Status Session::sync_in_place(StoragePath& path) {
         return WorkerOutput{};
       });
   if (!result) return result.error();
+  events_.debug("journal.synced", fmt::format("{} bytes of {} files are durable on {}", path.journal.bytes(),
+                                              path.journal.dirty_files(), path.dir()),
+                {{"path", path.name}});
   path.journal.synced_all(path.journal.now());
   return {};
 }

@@ -69,7 +69,10 @@ def shell_session(t, host, prefix, name):
     shell.one.write("fg\n")
     shell.type("\x1a")
     step("^Z after fg", "", re.escape(PROMPT))
-    step("kill %1", "kill %1; fg >/dev/null; echo killed\n", "^killed\r\n" + re.escape(PROMPT))
+    # Whether a shell hears of the death before its next command is chance: it is given the time.
+    step("kill %1", "kill %1; sleep 0.5; echo killed\n", "^killed\r\n")
+    step("its notice", "echo\n")
+    step("drained after it", "echo drained\n", "^drained\r\n" + re.escape(PROMPT))
     step("two jobs", "sleep 62 & sleep 63 &\n")
     step("both", "jobs | wc -l; kill %1 %2; wait; echo none\n", "^none\r\n" + re.escape(PROMPT))
     step("drain notices", "echo\n")

@@ -70,11 +70,11 @@ TEST_F(Options, TheContractsFirstExample) {
   EXPECT_THAT(run.warnings[0], HasSubstr("one file system"));
 
   const auto standby = parsed({"standby", "--name", "app", "--path", "data=" + dir("third"), "--from",
-                               "dir:" + dir("shared"), "--ready=parked", "--activate", "command",
+                               "dir:" + dir("shared"), "--ready=image", "--activate", "command",
                                "--drift", "truncate"});
   EXPECT_EQ(standby.command, CommandId::Standby);
   EXPECT_EQ(standby.standby.from, "dir:" + dir("shared"));
-  EXPECT_EQ(standby.standby.ready, ReadyLevel::Parked);
+  EXPECT_EQ(standby.standby.ready, ReadyLevel::Image);
   EXPECT_TRUE(standby.standby.activate_on_command);
   EXPECT_EQ(standby.standby.drift, DriftPolicy::Truncate);
 }
