@@ -18,6 +18,7 @@ constexpr ErrnoClass errno_class(int err) {
   switch (err) {
     case EIO: case ENXIO: case ENODEV: case EROFS: case ESTALE: case ENOTCONN: case ESHUTDOWN:
     case EHOSTDOWN: case EHOSTUNREACH: case ETIMEDOUT: case EREMOTEIO: case ENOLINK: case EBADFD:
+    case ECONNABORTED:  // a FUSE request whose daemon died
       return ErrnoClass::Path;
     case ENOSPC: case EDQUOT:
       return ErrnoClass::Space;
