@@ -100,7 +100,8 @@ class Init {
         send_exits();
         if (waits[1].revents & (POLLIN | POLLHUP | POLLERR)) serve();
       }
-      if (socket_ < 0 && no_children()) _exit(0);
+      // What was restored but never taken over belongs to nobody: it ends with this namespace.
+      if (socket_ < 0 && (no_children() || watched_.empty())) _exit(0);
     }
   }
 

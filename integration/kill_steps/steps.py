@@ -75,7 +75,7 @@ def criu_wrapper(t):
     path.write_text(f"""#!/bin/bash
 mode=$(cat /srv/shared/criu-mode 2>/dev/null)
 case "$1 $mode" in
-  "dump kill-"* | "restore kill-restore-"*)
+  "dump kill-dump-"* | "restore kill-restore-"*)
     rm /srv/shared/criu-mode
     {harness.criu_binary()} "$@" & criu=$!
     sleep "${{mode##*-}}"; kill -9 $criu; wait $criu; exit 137 ;;

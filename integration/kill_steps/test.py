@@ -26,7 +26,7 @@ def main(t):
         seen = len(found)
         pair.goes_on(pair.app, f"on A after {point}")
 
-    for mode in ("kill-0", "kill-0.02", "kill-0.1", "hang"):
+    for mode in ("kill-dump-0", "kill-dump-0.02", "kill-dump-0.1", "hang"):
         steps.criu_mode(t, mode)
         done = pair.hand_over()
         found = re.findall(r"handover.failed: (.*)", pair.app.stderr.text)
