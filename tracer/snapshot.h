@@ -1,14 +1,16 @@
-// What a dumper that dies in the middle leaves changed in a stopped thread, saved before and put
-// back after: registers (general, floating point and vector), signal mask, and the code at the
-// start of the first executable mapping of its process, where CRIU borrows a place for its system
-// call. Verified with CRIU 4.2.1 on Linux 6.18 by killing it at every moment of a dump
-// (integration/kill_criu); a thread that CRIU held exactly in a trap dies with it and is not saved.
+// What a dumper that dies in the middle leaves changed in a stopped process, saved before and put
+// back after: registers (general, floating point and vector), signal masks, the code at the start of
+// the first executable mapping, where CRIU borrows a place for its system call, and descriptors and
+// mappings that it left open. CRIU 4.2.1, Linux 6.18: integration/kill_steps kills it in a dump. A
+// thread that it held exactly in a trap can die of that trap; nothing brings it back.
 #pragma once
 
 #include <sys/types.h>
 
 #include <cstdint>
 #include <map>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "tracer/tracer.h"
@@ -29,12 +31,16 @@ class Snapshot {
     std::vector<std::byte> extended;  // NT_X86_XSTATE
     std::uint64_t sigmask = 0;
   };
-  struct Code {
-    std::uint64_t addr = 0;
-    std::vector<std::byte> bytes;
+  struct Process {
+    std::uint64_t code_addr = 0;
+    std::vector<std::byte> code;
+    std::set<int> fds;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> mappings;
   };
+  static void tidy(Tracer& tracer, pid_t pid, const Process& was);
+
   std::map<pid_t, Thread> threads_;
-  std::map<pid_t, Code> code_;
+  std::map<pid_t, Process> processes_;
 };
 
 }  // namespace supervise
