@@ -102,7 +102,9 @@ Status Replayer::locate() {
   if (inodes_match_ || maybe) {
     for (auto& [id, node] : nodes_) {
       // A reused number may be that of the directory removed before, unless a sync covered this one.
-      if (node.f->key.ino == 0 || (node.f->inode_reused && node.f->complete)) continue;
+      const bool doubtful =
+          node.f->inode_reused && node.f->complete && !options_.in_place;
+      if (node.f->key.ino == 0 || doubtful) continue;
       RETURN_IF_ERROR(locate_by_inode(node));
       bool may_be_missing = node.f->kind == NodeKind::Directory && node.f->created &&
                             node.f->complete;

@@ -216,6 +216,24 @@ TEST_F(Replay, ReportsFilesWithoutAName) {
   EXPECT_TRUE(describe(dir_.path()).empty());
 }
 
+TEST_F(Replay, InPlaceADirectoryWithAReusedInodeStaysTheSame) {
+  mkdir((dir_ / "e").c_str(), 0755);
+  spill(dir_ / "e/f", "x");
+  journal_.seen(key("e"), "d", NodeKind::Directory);
+  journal_.unlinked("d");
+  journal_.created(key("e"), "e", NodeKind::Directory, S_IFDIR | 0755, geteuid(), getegid());
+  journal_.created(key("e/f"), "e/f", NodeKind::Regular, S_IFREG | 0644, geteuid(), getegid());
+  journal_.wrote(key("e/f"), "e/f", 0, bytes("x"), 1);
+  InodeKey dir = key("e"), file = key("e/f");
+  ReplayOptions options;
+  options.in_place = true;
+  auto r = replay(journal_, dir_.open_root().get(), options);
+  ASSERT_TRUE(r.ok()) << r.error().message();
+  EXPECT_EQ(key("e"), dir);
+  EXPECT_EQ(key("e/f"), file);
+  EXPECT_EQ(content("e/f"), "x");
+}
+
 TEST_F(Replay, HandlesManyFiles) {
   for (std::uint64_t i = 0; i < 3000; ++i) {
     std::string name = "d" + std::to_string(i % 50) + "/f" + std::to_string(i);
