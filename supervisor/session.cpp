@@ -198,7 +198,12 @@ void Session::after_stop_work() {
     run_handover(handover_reason_);
   }
   for (auto& path : paths_.all()) {
-    if (path->journal.bytes() > config_.journal_limit) make_durable(*path, "the journal's limit");
+    // Unlinked files that are open stay in the journal whatever is synced: only growth counts.
+    path->journal_floor = std::min(path->journal_floor, path->journal.bytes());
+    if (path->journal.bytes() > path->journal_floor + config_.journal_limit) {
+      make_durable(*path, "the journal's limit");
+      path->journal_floor = path->journal.bytes();
+    }
   }
 }
 

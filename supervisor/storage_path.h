@@ -31,6 +31,7 @@ struct StoragePath {
   bool read_only_at_start = false;
   std::set<std::uint64_t> mounts;
   Journal journal;
+  std::uint64_t journal_floor = 0;  // bytes that the last sync at the limit could not retire
   std::set<std::uint64_t> mapped; // inodes that were mapped shared and writable
   std::uint64_t errors = 0;       // intercepted so far
   std::uint64_t switches = 0;
