@@ -231,7 +231,7 @@ void sigchld() {
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGCHLD, &action, &old);
   chld_codes = 0;
-  pid_t a = child_that([] { raise(SIGSTOP); _exit(1); });
+  pid_t a = child_that([] { raise(SIGSTOP); guest::pause_ms(100); _exit(1); });
   int status = 0;
   waitpid(a, &status, WUNTRACED);
   kill(a, SIGCONT);
@@ -240,7 +240,7 @@ void sigchld() {
   action.sa_flags |= SA_NOCLDSTOP;
   sigaction(SIGCHLD, &action, nullptr);
   chld_codes = 0;
-  a = child_that([] { raise(SIGSTOP); _exit(1); });
+  a = child_that([] { raise(SIGSTOP); guest::pause_ms(100); _exit(1); });
   waitpid(a, &status, WUNTRACED);
   kill(a, SIGCONT);
   exit_of(a);
