@@ -11,6 +11,13 @@ POINTS = ["handover.6.prepare", "handover.7.park", "handover.8.dump", "criu.dump
           "commit.before", "commit.linked", "commit.synced"]
 
 
+def failed(pair, seen):
+    """The one failure that the log tells since position `seen`: where it ends, and what it says."""
+    match = pair.app.wait_line(r"handover.failed: (.*)\n", 10, "stderr", seen)
+    pair.t.check(len(re.findall("handover.failed: ", pair.app.stderr.text[seen:])) == 1, "one failure, one message")
+    return match.end(), match.group(1)
+
+
 def main(t):
     pair = steps.Pair(t, rounds=200, delay=100)
     env = steps.criu_wrapper(t)
@@ -21,17 +28,15 @@ def main(t):
     for point in POINTS:
         done = pair.hand_over()
         t.check(done.status != 0, f"the hand-over fails at {point}: {done}")
-        found = re.findall(r"handover.failed: (.*)", pair.app.stderr.text)
-        t.check(len(found) == seen + 1 and point in found[-1], f"the log says so: {found[-1:]}")
-        seen = len(found)
+        seen, why = failed(pair, seen)
+        t.check(point in why, f"the log says so: {why}")
         pair.goes_on(pair.app, f"on A after {point}")
 
     for mode in ("kill-dump-0", "kill-dump-0.02", "kill-dump-0.1", "hang"):
         steps.criu_mode(t, mode)
         done = pair.hand_over()
-        found = re.findall(r"handover.failed: (.*)", pair.app.stderr.text)
-        t.check(done.status != 0 and len(found) == seen + 1 and "criu dump" in found[-1], f"CRIU, {mode}: {found[-1:]}")
-        seen = len(found)
+        seen, why = failed(pair, seen)
+        t.check(done.status != 0 and "criu dump" in why, f"CRIU, {mode}: {why}")
         pair.goes_on(pair.app, f"on A after CRIU, {mode}")
 
     done = pair.hand_over()

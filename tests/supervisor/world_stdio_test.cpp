@@ -3,8 +3,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <thread>
-
 #include "tests/supervisor/world_test_support.h"
 
 namespace supervise::test {
@@ -101,17 +99,20 @@ TEST(WorldStdio, ASocketIsCarriedBothWays) {
   NEEDS_ROOT();
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-  std::thread peer([&] {
+  // A process, not a thread: the supervisor forks, which a process with threads must not.
+  pid_t peer = fork();
+  if (peer == 0) {
+    close(pair[1]);
     char text[64] = {};
-    EXPECT_EQ(write(pair[0], "ping\n", 5), 5);
+    if (write(pair[0], "ping\n", 5) != 5) _exit(1);
     std::string got;
     while (got.find("end\n") == std::string::npos) {
       ssize_t n = read(pair[0], text, sizeof text);
       if (n <= 0) break;
       got.append(text, static_cast<std::size_t>(n));
     }
-    EXPECT_EQ(got, "ping\nend\n");
-  });
+    _exit(got == "ping\nend\n" ? 0 : 2);
+  }
   int code = in_child([&] {
     dup2(pair[1], 0);
     dup2(pair[1], 1);
@@ -119,9 +120,11 @@ TEST(WorldStdio, ASocketIsCarriedBothWays) {
     close(pair[1]);
     return supervised({}, shell("read x; echo $x; test -p /proc/self/fd/1 || exit 5; echo end"));
   });
-  close(pair[1]);
-  peer.join();
   close(pair[0]);
+  close(pair[1]);
+  int status = -1;
+  EXPECT_EQ(waitpid(peer, &status, 0), peer);
+  EXPECT_EQ(status, 0) << "what the other end of the socket got";
   EXPECT_EQ(code, 0);
 }
 
