@@ -29,6 +29,9 @@ void members(V& v, P& t) {
   v("tid", t.tid);
   v("comm", t.comm);
   v("where", t.where);
+  v("reason", t.reason);
+  v("class", t.ref_class);
+  v("peer", t.peer);
 }
 
 template <class V, Of<ImageFile> P>

@@ -26,6 +26,9 @@ struct ImageThread {
   int pid = 0, tid = 0;  // inside the world
   std::string comm;
   std::string where;     // the call it is in, or "user code"
+  std::string reason;    // why it was there, in words: "stopped before connect: tcp 10.0.0.1:5432"
+  std::string ref_class; // of the external reference before which it stopped; empty: none
+  std::string peer;
 };
 
 // A regular file that the image has open or mapped below a storage path, and what it was then.
@@ -50,7 +53,7 @@ struct Manifest {
   std::uint64_t generation = 0;
   std::uint64_t epoch = 0;
   std::string origin_host;
-  std::string reason;                  // "handover", "checkpoint"
+  std::string reason;                  // "handover", "checkpoint", "warm"
   std::int64_t created_unix_ns = 0;
   std::int64_t error_unix_ns = 0;      // when the first error was intercepted; 0: none
   int root_pid = 0;

@@ -46,6 +46,48 @@ Status read_common(const OptionReader& reader, TcpPolicy& tcp, int& exit_code, M
   return ok_status();
 }
 
+std::vector<std::string> split(std::string_view text, char by) {
+  std::vector<std::string> parts;
+  while (true) {
+    const auto at = text.find(by);
+    parts.emplace_back(text.substr(0, at));
+    if (at == std::string_view::npos) return parts;
+    text.remove_prefix(at + 1);
+  }
+}
+
+Status read_warm(const OptionReader& reader, RunOptions& run) {
+  WarmRules& warm = run.warm;
+  if (const auto* value = reader.one("warm-point")) {
+    if (auto s = parse_warm_point(value->text, warm); !s) return value->bad(s.error().message());
+  }
+  for (const char* needs : {"external", "internal", "warm-deadline", "warm-settle", "refresh"})
+    if (const auto* value = reader.one(needs); value && warm.mode == WarmRules::Off)
+      return value->bad("means something with --warm-point only");
+  for (const OptionValue& value : reader.all("external")) {
+    for (const std::string& name : split(value.text, ',')) {
+      const auto cls = ref_class_from(name);
+      if (!cls) return value.bad(fmt::format("`{}` is none of {}", name, ref_class_names()));
+      warm.classes.insert(*cls);
+    }
+  }
+  for (const OptionValue& value : reader.all("internal")) {
+    if (value.text.empty()) return value.bad("expected a pattern");
+    warm.internal.push_back(value.text);
+  }
+  if (const auto* value = reader.one("warm-deadline")) {
+    ASSIGN_OR_RETURN(warm.deadline, read_duration(*value));
+  }
+  if (const auto* value = reader.one("warm-settle")) {
+    ASSIGN_OR_RETURN(warm.settle, read_duration(*value));
+  }
+  if (const auto* value = reader.one("refresh")) {
+    ASSIGN_OR_RETURN(run.refresh, read_duration(*value));
+    if (run.refresh < Millis(1000)) return value->bad("expected at least 1s", 0);
+  }
+  return ok_status();
+}
+
 Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
   RunOptions& run = out.run;
   if (app.empty())
@@ -74,6 +116,7 @@ Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
     ASSIGN_OR_RETURN(run.journal_limit, read_size(*value));
     if (run.journal_limit < 4096) return value->bad("expected at least 4096 bytes", 0);
   }
+  RETURN_IF_ERROR(read_warm(reader, run));
   RETURN_IF_ERROR(read_common(reader, run.tcp, run.handover_exit_code, run.path_deadline,
                               run.images_dir, run.standby));
   return read_log(reader, run.log);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "supervisor/policy.h"
+#include "supervisor/warm/reference.h"
 
 namespace supervise {
 
@@ -46,6 +47,8 @@ struct RunOptions {
   LogOptions log;
   int handover_exit_code = 113;
   Millis path_deadline{30000};  // --path-deadline: path-up/down and the switch of a path
+  WarmRules warm;
+  Millis refresh{0};            // --refresh; 0: never
   std::vector<std::string> app;  // program and arguments
 };
 

@@ -102,6 +102,23 @@ constexpr OptionRow kOptions[] = {
      "The first rule that matches wins. Default: retry(2,20ms),alternate,handover,report, and "
      "wait(10m),report for ENOSPC and EDQUOT. Repeatable"},
     {"observe", "", false, kRun, "change nothing; log what would have been done"},
+    {"warm-point", "POINT", false, kRun,
+     "where threads stop for the image of a warm standby, which is made once all are stopped or idle: "
+     "auto (each thread's first use of something outside the application), connect, bind, listen, "
+     "accept (or idle with a listening socket), call:NAME, manual (only `supervise checkpoint`)",
+     Completion::Words, "auto connect bind listen accept call: manual"},
+    {"external", "CLASS[,CLASS...]", true, kRun,
+     "only these classes of references stop a thread: connect, datagram, listen, accept, netlink, "
+     "socket, fifo, device, terminal, shm, network-file"},
+    {"internal", "PATTERN", true, kRun,
+     "peers that count as inside, as shell patterns: 127.0.0.1:6379, 'unix /run/app/*', /dev/fuse. "
+     "Repeatable"},
+    {"warm-deadline", "DURATION", false, kRun,
+     "how long after the first thread stopped the others are waited for; then the image is made as "
+     "they are (default 60s)"},
+    {"warm-settle", "DURATION", false, kRun,
+     "how long all must be stopped or idle before the image is made (default 300ms)"},
+    {"refresh", "DURATION", false, kRun, "make a new warm image every so often after the first"},
     {"journal", "content|ranges|off", false, kRun,
      "what is kept of writes that are not durable yet (default content)", Completion::Words,
      "content ranges off"},
@@ -145,8 +162,7 @@ constexpr OptionRow kOptions[] = {
      "machine-readable output"},
 };
 
-constexpr std::string_view kPlanned[] = {"metrics",  "trace",    "listen", "warm-point",
-                                         "external", "internal", "errno",  "calls"};
+constexpr std::string_view kPlanned[] = {"metrics",  "trace",    "listen", "errno",  "calls"};
 
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);

@@ -134,7 +134,9 @@ Status Session::launch(const std::vector<std::string>& argv) {
   for (const std::string& limit : world_->limits()) events_.warn("world.limited", limit);
   RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
 
-  ASSIGN_OR_RETURN(const auto filter, filter_build(filter_plan({})));
+  ASSIGN_OR_RETURN(const auto filter, filter_build(filter_plan({.sockets_and_ipc = config_.warm.watches(),
+                                                             .mappings = config_.warm.mode == WarmRules::Call,
+                                                             .processes = config_.warm.mode == WarmRules::Call})));
   const sock_fprog program{static_cast<unsigned short>(filter.size()),
                            const_cast<sock_filter*>(filter.data())};
   LaunchSpec spec;
@@ -146,6 +148,7 @@ Status Session::launch(const std::vector<std::string>& argv) {
   if (chdir("/") != 0) return errno_error("chdir /");
   spec.filter = &program;
   ASSIGN_OR_RETURN(app_pid_, world_->prepare_launch(spec));
+  watch_warm_point();
   RETURN_IF_ERROR(tracer_.seize_new(app_pid_));
   return world_->release_launch();
 }
@@ -187,6 +190,7 @@ int Session::loop() {
 
 void Session::after_stop_work() {
   serve_recovery();
+  serve_warm_point();
   stop_as_job();
   while (!deferred_.empty() && !handed_over_) {
     auto work = std::move(deferred_.front());
@@ -255,6 +259,8 @@ Clock::time_point Session::next_timer() const {
   for (const auto& [tid, call] : failed_)
     if (call.waits_for == FailedCall::Timer || call.waits_for == FailedCall::Replay)
       next = std::min(next, call.again_at);
+  if (warm_ && warm_->watching()) next = std::min(next, warm_->next_tick());
+  else if (warm_ && config_.refresh.count() > 0) next = std::min(next, next_refresh_);
   return next;
 }
 
@@ -275,6 +281,7 @@ EntryDecision Session::on_entry(Task& task) {
   if (auto it = pieces_.find(task.tid);
       it != pieces_.end() && call.args[1] != it->second.original[1] + it->second.done)
     pieces_.erase(it);
+  if (holds_for_warm_point(task)) return {EntryAction::Hold, 0};
   if (paths_.empty()) return {};
 
   CallContext ctx = begin_call(paths_, task);
@@ -311,6 +318,11 @@ bool Session::release_waiting_writers(const InodeKey& key) {
 }
 
 void Session::on_call_dropped(Task& task) {
+  // It comes to its reference again.
+  if (warm_ && warm_->held().contains(task.tid)) {
+    warm_->forget(task.tid);
+    task.held = false;
+  }
   calls_.erase(task.tid);
   std::vector<InodeKey> owned;
   for (auto& [key, queue] : writers_) {
@@ -443,6 +455,8 @@ int run_application(const RunOptions& options, Events& events) {
   config.tcp = options.tcp;
   config.handover_exit_code = options.handover_exit_code;
   config.path_deadline = options.path_deadline;
+  config.warm = options.warm;
+  config.refresh = options.refresh;
   config.command = options.app;
   Session session(std::move(config), events);
   if (auto status = session.launch(options.app); !status) {

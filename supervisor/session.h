@@ -19,6 +19,7 @@
 #include "supervisor/options.h"
 #include "supervisor/recovery.h"
 #include "supervisor/storage_path.h"
+#include "supervisor/warm/warm_point.h"
 #include "supervisor/world.h"
 #include "tracer/tracer.h"
 
@@ -44,6 +45,8 @@ struct SessionConfig {
   TcpPolicy tcp = TcpPolicy::Keep;
   int handover_exit_code = 113;
   Millis path_deadline{30000};
+  WarmRules warm;
+  Millis refresh{0};              // a new warm image every so often; 0: none
   std::vector<std::string> command;  // for the manifest and status
 };
 
@@ -148,6 +151,13 @@ class Session : public TracerPolicy {
   std::string status_json() const;
   void run_handover(const std::string& reason);
 
+  // session_warm.cpp
+  void watch_warm_point();
+  bool holds_for_warm_point(const Task& task);
+  void serve_warm_point();
+  void end_warm_point();
+  void note_threads();
+
   // session_image.cpp
   // Everything held: the image's facts; parks, dumps, finishes the image. The application is in
   // state T and untraced afterwards, whatever the result.
@@ -161,7 +171,7 @@ class Session : public TracerPolicy {
   Result<Made> make_image(ImageStore& store, const std::string& reason, std::uint64_t epoch);
   void fill_manifest(Manifest& manifest, pid_t root, const std::string& reason) const;
   Status take_back(const std::vector<pid_t>& roots);  // re-adopts after make_image
-  Result<std::string> run_checkpoint(bool stop);
+  Result<std::string> run_checkpoint(bool stop, const std::string& reason = "checkpoint");
 
   SessionConfig config_;
   Events& events_;
@@ -201,6 +211,12 @@ class Session : public TracerPolicy {
   UniqueFd signal_fd_, epoll_;
   Clock::time_point started_ = Clock::now();
   std::vector<std::function<void()>> deferred_;  // control requests that need everything held
+  struct ThreadNote {
+    std::string reason, ref_class, peer;
+  };
+  std::map<pid_t, ThreadNote> thread_notes_;  // what the next image tells of each thread
+  std::unique_ptr<WarmPoint> warm_;
+  Clock::time_point next_refresh_ = Clock::time_point::max();
   std::string last_image_, criu_version_;
 };
 

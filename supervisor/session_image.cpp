@@ -16,6 +16,7 @@
 #include "supervisor/base/scope_exit.h"
 #include "supervisor/session.h"
 #include "supervisor/session_json.h"
+#include "supervisor/warm/sockets.h"
 #include "supervisor/world_mounts.h"
 #include "tracer/snapshot.h"
 
@@ -99,7 +100,13 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
   state.incidents = incidents_;
   state.last_pid = world_->last_pid().value_or(0);
   for (const auto& [tid, task] : tracer_.all()) {
-    m.threads.push_back({inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid)});
+    ImageThread thread{inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid), "", "", ""};
+    if (auto known = thread_notes_.find(tid); known != thread_notes_.end()) {
+      thread.reason = known->second.reason;
+      thread.ref_class = known->second.ref_class;
+      thread.peer = known->second.peer;
+    }
+    m.threads.push_back(std::move(thread));
     if (task.app_stopped) state.stopped.insert(inner_pid_of(task.tgid));
   }
   m.state = carried_state_to_json(state);
@@ -186,16 +193,20 @@ Status Session::take_back(const std::vector<pid_t>& roots) {
       events_.warn("image.repaired", fmt::format("{} threads were put back as they were before the dump that failed", n));
     parked_.reset();
   }
+  end_tcp_repair(tracer_.processes());
   tracer_.resume_all();
   return {};
 }
 
-Result<std::string> Session::run_checkpoint(bool stop) {
+Result<std::string> Session::run_checkpoint(bool stop, const std::string& reason) {
   if (!world_->has_namespaces())
     return plain_error("no image can be made: the application has no world of its own (see `supervise doctor`)");
-  if (config_.images_dir.empty()) config_.images_dir = default_images_dir();
+  // Where a standby looks for it, unless the operator named a store.
+  std::string where = config_.images_dir;
+  if (where.empty()) where = config_.standby.starts_with("dir:") ? config_.standby.substr(4) : default_images_dir();
   const auto began = Clock::now();
-  ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(config_.images_dir, config_.name, true));
+  ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(where, config_.name, true));
+  note_threads();
   RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(Millis(20000))));
   auto roots = image_roots();
   if (!roots) {
@@ -208,7 +219,7 @@ Result<std::string> Session::run_checkpoint(bool stop) {
       return plain_error(fmt::format("path {}: what was written can't be made durable", path->name));
     }
   }
-  auto made = make_image(store, "checkpoint", 0);
+  auto made = make_image(store, reason, 0);
   if (made && stop) {
     RETURN_IF_ERROR(world_->end(Deadline::in(Millis(20000))));
     world_.reset();
@@ -220,7 +231,7 @@ Result<std::string> Session::run_checkpoint(bool stop) {
     return s.error();
   }
   if (!made) return made.error();
-  events_.info("checkpoint.done",
+  events_.info(reason == "warm" ? "warm.image" : "checkpoint.done",
                fmt::format("image {} made: freeze {:.1f} ms (dump {:.1f} ms, hash and sync {:.1f} ms), total {:.1f} ms",
                            made->image.dir, static_cast<double>(made->frozen.count()), made->dump_ms, made->ship_ms,
                            ms_between(began, Clock::now())),

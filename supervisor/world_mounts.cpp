@@ -312,6 +312,9 @@ std::vector<MountEntry> parse_mountinfo(const std::string& text) {
     std::string place;
     if (!(fields >> entry.id >> entry.parent >> entry.device >> root >> place)) continue;
     entry.place = unescape(place);
+    // Optional fields end with a dash; the type follows.
+    for (std::string field; fields >> field;)
+      if (field == "-" && fields >> entry.type) break;
     entries.push_back(std::move(entry));
   }
   return entries;

@@ -25,6 +25,7 @@ struct MountEntry {
   std::uint64_t parent = 0;
   std::string device;  // "major:minor" of the superblock
   std::string place;   // unescaped mount point
+  std::string type;    // of the file system, with its subtype: "ext4", "fuse.sshfs"
 };
 
 // In the order of the file: of two at one place the later one covers the earlier.

@@ -136,7 +136,9 @@ std::string inspected(const std::string& dir, const Manifest& m) {
   for (const auto& path : m.paths) out += fmt::format("  {} at {}\n", path.name, path.place);
   out += "threads:\n";
   for (const auto& t : m.threads)
-    out += fmt::format("  process {} thread {} {}: {}\n", t.pid, t.tid, t.comm, t.where);
+    out += fmt::format("  process {} thread {} {}: {}{}\n", t.pid, t.tid, t.comm,
+                       t.reason.empty() ? t.where : t.reason,
+                       t.ref_class.empty() ? "" : " [" + t.ref_class + "]");
   out += "files on the paths:\n";
   for (const auto& file : m.files) out += fmt::format("  {} {} bytes\n", file.path, file.size);
   out += fmt::format("parts: {}, {} bytes\n", m.parts.size(), bytes_of(m));
