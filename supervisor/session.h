@@ -216,6 +216,7 @@ class Session : public TracerPolicy {
   };
   std::map<pid_t, ThreadNote> thread_notes_;  // what the next image tells of each thread
   std::unique_ptr<WarmPoint> warm_;
+  Clock::time_point next_warm_report_{};
   Clock::time_point next_refresh_ = Clock::time_point::max();
   std::string last_image_, criu_version_;
 };

@@ -3,10 +3,25 @@
 #include <fmt/format.h>
 #include <time.h>
 
+#include <algorithm>
+
 #include "supervisor/session.h"
 #include "supervisor/warm/sampler.h"
 
 namespace supervise {
+namespace {
+
+constexpr Millis kReportEvery{5000};
+
+std::string not_done(const WarmPlan& plan) {
+  std::string text;
+  for (const ThreadVerdict& v : plan.threads)
+    if (!v.done)
+      text += fmt::format("{}thread {} ({}) {}", text.empty() ? "" : "; ", v.tid, task_name(v.tid), v.reason);
+  return text;
+}
+
+}  // namespace
 
 void Session::watch_warm_point() {
   if (config_.warm.mode == WarmRules::Off) return;
@@ -78,11 +93,19 @@ void Session::serve_warm_point() {
   const auto tick = warm_->tick(tracer_.all());
   for (pid_t tid : tick.release)
     if (Task* task = tracer_.find(tid); task && task->held) tracer_.release(*task);
-  if (tick.plan.answer == WarmPlan::Wait) return;
+  if (tick.plan.answer == WarmPlan::Wait) {
+    // Progress, for who wonders why nothing happens.
+    if (warm_->held().empty() || Clock::now() < next_warm_report_) return;
+    if (next_warm_report_ != Clock::time_point{})
+      events_.info("warm.waiting", fmt::format("{} of {} threads are stopped or idle; {}",
+                                               std::count_if(tick.plan.threads.begin(), tick.plan.threads.end(),
+                                                             [](const auto& v) { return v.done; }),
+                                               tick.plan.threads.size(), not_done(tick.plan)));
+    next_warm_report_ = Clock::now() + kReportEvery;
+    return;
+  }
   if (tick.plan.answer == WarmPlan::TakeLate) {
-    std::string late;
-    for (const ThreadVerdict& v : tick.plan.threads)
-      if (!v.done) late += fmt::format("{}thread {} ({}) {}", late.empty() ? "" : "; ", v.tid, task_name(v.tid), v.reason);
+    const std::string late = not_done(tick.plan);
     events_.warn("warm.late", fmt::format("the image is made although not all threads have stopped or are idle {} s "
                                           "after the first: {} (--warm-deadline)",
                                           config_.warm.deadline.count() / 1000, late));

@@ -12,6 +12,8 @@ namespace {
 // A poll loop may use this share of the time that it is watched.
 constexpr std::uint64_t kPollShare = 10;  // per cent
 constexpr int kLoops = 2;                 // returns to the same place that make a loop
+constexpr int kLoopSettles = 3;           // a loop must be watched for so many settle times
+constexpr int kHomeShare = 60;            // per cent of the time that a loop spends in its wait
 
 bool same_place(const WaitSample& a, const WaitSample& b) {
   return a.nr == b.nr && a.sp == b.sp && a.pc == b.pc && a.kind == b.kind;
@@ -20,6 +22,48 @@ bool same_place(const WaitSample& a, const WaitSample& b) {
 std::string in_words(const WaitSample& s) {
   if (!s.detail.empty()) return s.detail;
   return std::string(syscall_name(s.nr));
+}
+
+// The first sample of the last stay: the same place, and no wake-up since.
+const WaitSample& begin_of_stay(const std::deque<WaitSample>& samples) {
+  const WaitSample& last = samples.back();
+  const WaitSample* first = &last;
+  if (last.kind == WaitKind::Running || last.kind == WaitKind::Disk) return last;
+  for (auto it = samples.rbegin(); it != samples.rend() && same_place(*it, last) && it->switches == last.switches; ++it)
+    first = &*it;
+  return *first;
+}
+
+struct Loop {
+  const WaitSample* home = nullptr;  // the wait in which most of the time is spent
+  Clock::duration watched{};         // since it was first seen there
+  int returns = 0;
+  bool cheap = false, keeps_home = false;
+};
+
+Loop find_loop(const std::deque<WaitSample>& samples) {
+  Loop loop;
+  Clock::duration most{};
+  for (auto home = samples.begin(); home != samples.end(); ++home) {
+    if (home->kind != WaitKind::Event && home->kind != WaitKind::Timed && home->kind != WaitKind::Sleep) continue;
+    if (std::any_of(samples.begin(), home, [&](const WaitSample& s) { return same_place(s, *home); })) continue;
+    Clock::duration there{};
+    int returns = 0;
+    const WaitSample* before = nullptr;
+    for (auto it = home; it != samples.end(); ++it) {
+      if (!same_place(*it, *home)) continue;
+      if (std::next(it) != samples.end()) there += std::next(it)->at - it->at;
+      if (before && before->switches != it->switches) ++returns;
+      before = &*it;
+    }
+    if (loop.home && there <= most) continue;
+    most = there;
+    const auto watched = samples.back().at - home->at;
+    const auto watched_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(watched).count());
+    loop = {&*home, watched, returns, (samples.back().cpu_ns - home->cpu_ns) * 100 <= watched_ns * kPollShare,
+            there * 100 >= watched * kHomeShare};
+  }
+  return loop;
 }
 
 }  // namespace
@@ -36,42 +80,26 @@ ThreadVerdict judge(const ThreadView& t, Clock::time_point now, Millis settle) {
     return v;
   }
   const WaitSample& last = t.samples.back();
-  switch (last.kind) {
-    case WaitKind::Stopped:
-      v.done = true;
-      v.reason = last.detail;
-      return v;
-    case WaitKind::Running: v.reason = "runs"; return v;
-    case WaitKind::Disk: v.reason = "waits for storage in " + in_words(last); return v;
-    default: break;
+  if (last.kind == WaitKind::Stopped) {
+    v.done = true;
+    v.reason = last.detail;
+    return v;
   }
-  // Back to where it began to be seen in this place; a sleeper's whole stay there counts.
-  auto first = t.samples.rbegin();
-  int returns = 0;
-  for (auto it = t.samples.rbegin(); it != t.samples.rend() && same_place(*it, last); first = it++) {
-    if (it != t.samples.rbegin() && it->switches != first->switches) ++returns;
-    if (last.kind != WaitKind::Sleep && last.at - first->at >= settle) break;
+  const bool fresh = now - last.at < settle;
+  if (last.kind != WaitKind::Sleep && fresh && last.at - begin_of_stay(t.samples).at >= settle) {
+    v.done = true;
+    v.reason = (last.kind == WaitKind::Timed ? "waits, with a time-out: " : "waits: ") + in_words(last);
+    return v;
   }
-  const auto watched = last.at - first->at;
-  const auto watched_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(watched).count());
-  const bool loop = returns >= kLoops;
-  const bool quiet = watched >= settle && now - last.at < settle;
-  const bool cheap = (last.cpu_ns - first->cpu_ns) * 100 <= watched_ns * kPollShare;
-  switch (last.kind) {
-    case WaitKind::Event:
-      v.done = quiet && returns == 0;
-      v.reason = v.done ? "waits: " + in_words(last) : "is woken again and again in " + in_words(last);
-      if (!quiet && returns == 0) v.reason = "waits only since now: " + in_words(last);
-      return v;
-    case WaitKind::Timed:
-      v.done = quiet && (returns == 0 || (loop && cheap));
-      v.reason = (returns > 0 ? "polls: " : "waits, with a time-out: ") + in_words(last);
-      return v;
-    default:  // Sleep
-      v.done = quiet && loop && cheap;
-      v.reason = (v.done ? "polls: " : "sleeps: ") + in_words(last);
-      return v;
-  }
+  const Loop loop = find_loop(t.samples);
+  v.done = fresh && loop.home && loop.watched >= settle * kLoopSettles && loop.returns >= kLoops && loop.cheap &&
+           loop.keeps_home;
+  v.reason = (v.done ? loop.home->kind == WaitKind::Event ? "waits: " : "polls: "
+              : last.kind == WaitKind::Running ? "runs"
+              : last.kind == WaitKind::Disk ? "waits for storage: "
+              : last.kind == WaitKind::Sleep ? "sleeps: " : "has begun to wait, or is woken: ");
+  if (v.done || last.kind != WaitKind::Running) v.reason += in_words(v.done ? *loop.home : last);
+  return v;
 }
 
 WarmPlan plan_warm(const std::vector<ThreadView>& threads, const WarmRules& rules, const WarmClock& clock,

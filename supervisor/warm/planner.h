@@ -2,6 +2,7 @@
 // done initializing when it is stopped at a reference, or idle: in a wait that only another thread,
 // a stopped one in the end, or the outside can end. The waits are judged from samples of /proc:
 //  - an event wait (futex, epoll, pipe, accept, child...) without a wake-up for the settle time;
+//    The servant of a poll loop is woken with it: then it must keep to its place for longer.
 //  - the same with a time-out, or a sleep, that comes back to the same instruction and stack depth
 //    again and again without using the CPU: a poll loop. One long sleep is no loop: it ends, and
 //    who knows what comes then, so it counts as idle only at the deadline.

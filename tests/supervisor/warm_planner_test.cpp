@@ -43,8 +43,8 @@ ThreadView waits(WaitKind kind, std::initializer_list<WaitSample> samples, pid_t
 }
 ThreadView still(WaitKind kind, pid_t tid = 1) { return waits(kind, {sample(0, kind), sample(400, kind)}, tid); }
 ThreadView loops(WaitKind kind, std::uint64_t cpu_us) {
-  return waits(kind, {sample(0, kind, 1, 0), sample(150, kind, 2, cpu_us / 4), sample(290, kind, 3, cpu_us / 2),
-                      sample(400, kind, 4, cpu_us)});
+  return waits(kind, {sample(0, kind, 1, 0), sample(300, kind, 2, cpu_us / 4), sample(600, kind, 3, cpu_us / 2),
+                      sample(900, kind, 4, cpu_us)});
 }
 ThreadView stopped(const std::string& peer, pid_t tid = 9) {
   ThreadView v;
@@ -70,16 +70,37 @@ TEST(WarmPlanner, WhoRunsOrReadsTheDiskIsNotDone) {
 }
 
 TEST(WarmPlanner, AWaitThatIsWokenIsProgress) {
-  EXPECT_FALSE(done(loops(WaitKind::Event, 100)));
+  EXPECT_FALSE(done(waits(WaitKind::Event, {sample(0, WaitKind::Event, 1), sample(150, WaitKind::Event, 2),
+                                            sample(400, WaitKind::Event, 3)})));
   EXPECT_FALSE(done(waits(WaitKind::Event, {sample(0, WaitKind::Event), sample(50, WaitKind::Running),
                                             sample(200, WaitKind::Event), sample(400, WaitKind::Event)})));
+  // Woken once, long ago.
+  EXPECT_TRUE(done(waits(WaitKind::Event, {sample(0, WaitKind::Event, 1), sample(50, WaitKind::Event, 2),
+                                           sample(400, WaitKind::Event, 2)})));
 }
 
-TEST(WarmPlanner, APollLoopIsIdleWhenItUsesNoCpu) {
-  EXPECT_TRUE(done(loops(WaitKind::Timed, 1000)));
-  EXPECT_TRUE(done(loops(WaitKind::Sleep, 1000)));
-  EXPECT_FALSE(done(loops(WaitKind::Timed, 200000)));
-  EXPECT_FALSE(done(loops(WaitKind::Sleep, 200000)));
+TEST(WarmPlanner, ALoopIsIdleWhenItUsesNoCpu) {
+  // A poll loop, and the servant of one.
+  for (WaitKind kind : {WaitKind::Timed, WaitKind::Sleep, WaitKind::Event}) {
+    EXPECT_TRUE(done(loops(kind, 1000), 900));
+    EXPECT_FALSE(done(loops(kind, 300000), 900));
+  }
+}
+
+TEST(WarmPlanner, ALoopMayDoSomethingBetweenItsWaits) {
+  ThreadView v;
+  for (int i = 0; i < 60; ++i) {
+    auto s = sample(i * 20, WaitKind::Sleep, static_cast<std::uint64_t>(i / 2), static_cast<std::uint64_t>(i) * 50);
+    if (i % 5 == 4) s.kind = WaitKind::Running;
+    if (i % 7 == 6) s.pc = 8;
+    add_sample(v.samples, s);
+    if (i > 50) { EXPECT_TRUE(done(v, i * 20)) << i; }
+  }
+  // Most of the time elsewhere: no loop around this wait.
+  ThreadView busy;
+  for (int i = 0; i < 60; ++i)
+    add_sample(busy.samples, sample(i * 20, i % 3 ? WaitKind::Running : WaitKind::Sleep, static_cast<std::uint64_t>(i)));
+  EXPECT_FALSE(done(busy, 1180));
 }
 
 TEST(WarmPlanner, OneSleepIsNoLoop) {
