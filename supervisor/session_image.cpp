@@ -18,6 +18,7 @@
 #include "supervisor/session_json.h"
 #include "supervisor/warm/sockets.h"
 #include "supervisor/world_mounts.h"
+#include "tracer/memory.h"
 #include "tracer/snapshot.h"
 
 namespace supervise {
@@ -38,10 +39,10 @@ int inner_pid_of(pid_t tid) {
 std::string where_is(pid_t tid) {
   auto regs = ptrace_raw::get_regs(tid);
   if (!regs) return "?";
-  // A rewound call has its number in rax and the instruction ahead.
   if (in_call(*regs)) return std::string(syscall_name(static_cast<int>(regs->orig_rax)));
-  auto text = read_proc_file(fmt::format("/proc/{}/syscall", tid));
-  if (text && text->starts_with("running")) return "user code";
+  // A rewound call has its number in rax and the instruction (syscall: 0f 05) ahead.
+  auto ahead = read_value<std::uint16_t>(tid, regs->rip);
+  if (ahead && *ahead == 0x050f) return std::string(syscall_name(static_cast<int>(regs->rax)));
   return "user code";
 }
 
