@@ -34,6 +34,13 @@ void members(V& v, P& t) {
   v("peer", t.peer);
 }
 
+template <class V, Of<ImageFact> P>
+void members(V& v, P& f) {
+  v("what", f.what);
+  v("severity", f.severity);
+  v("text", f.text);
+}
+
 template <class V, Of<ImageFile> P>
 void members(V& v, P& f) {
   v("path", f.path);
@@ -68,6 +75,7 @@ void members(V& v, P& m) {
   v("threads", m.threads);
   v("files", m.files);
   v("stdio", m.stdio);
+  v("portability", m.portability);
   v("parts", m.parts);
   v("cpu_flags", m.cpu_flags);
   v("run_options", m.run_options);

@@ -31,6 +31,11 @@ struct ImageThread {
   std::string peer;
 };
 
+// What the image has taken from its host before it was made: advice for who wakes copies of it.
+struct ImageFact {
+  std::string what, severity, text;
+};
+
 // A regular file that the image has open or mapped below a storage path, and what it was then.
 struct ImageFile {
   std::string path;      // as the application sees it
@@ -61,6 +66,7 @@ struct Manifest {
   std::vector<ImageThread> threads;
   std::vector<ImageFile> files;
   std::vector<ImageStdio> stdio;
+  std::vector<ImageFact> portability;
   std::vector<ImagePart> parts;
   std::vector<std::string> cpu_flags;
   std::string run_options;             // JSON of what `run` was told (rules, journal...), opaque here

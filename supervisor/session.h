@@ -215,6 +215,7 @@ class Session : public TracerPolicy {
     std::string reason, ref_class, peer;
   };
   std::map<pid_t, ThreadNote> thread_notes_;  // what the next image tells of each thread
+  std::vector<ImageFact> image_facts_;
   std::unique_ptr<WarmPoint> warm_;
   Clock::time_point next_warm_report_{};
   Clock::time_point next_refresh_ = Clock::time_point::max();

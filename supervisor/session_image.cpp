@@ -127,6 +127,7 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
       if (seen.insert(full).second) m.files.push_back({full, file->size, ""});
     }
   }
+  m.portability = image_facts_;
   for (const StdioInfo& s : world_->stdio()) m.stdio.push_back({s.fd, s.kind, s.id});
 }
 

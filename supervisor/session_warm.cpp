@@ -52,8 +52,16 @@ bool Session::holds_for_warm_point(const Task& task) {
   return true;
 }
 
-// Before everything is held: a thread that was stopped tells no longer what it waited for.
+// Before everything is held: a thread that was stopped tells no longer what it waited for, and
+// nobody waits for the looking around.
 void Session::note_threads() {
+  image_facts_.clear();
+  if (warm_) {
+    std::vector<std::string> declared;
+    for (const auto& path : paths_.all()) declared.push_back(path->place);
+    for (PortabilityFact& f : warm_->portability().report(tracer_.processes(), declared))
+      image_facts_.push_back({std::move(f.what), std::move(f.severity), std::move(f.text)});
+  }
   thread_notes_.clear();
   for (const auto& [tid, task] : tracer_.all()) {
     ThreadNote& note = thread_notes_[tid];

@@ -126,6 +126,12 @@ def main(t):
     tty = sleeper.wait_line(r"tty (\S+)", 10, "stdout").group(1)
     m.stops("another's terminal", OTHERS_TERMINAL, "auto", "terminal", tty, "", "opened", arguments=[tty]).wait(20)
 
+    m.idle("what was taken", PRELUDE + "os.urandom(24); open('/etc/hostname').read(); os.uname(); sys.stdin.readline()",
+           "--warm-point", "auto")
+    shown = m.host.run([t.supervise_binary(), "images", "inspect", m.name, "--images", "/srv/images"]).stdout
+    for text in ("warning (randomness)", "/etc/hostname was read", "uname was asked", "build-id"):
+        t.check(text in shown, f"the image tells: {text}")
+
     manual = m.app(CLIENT + "\nsys.stdin.readline()", "--warm-point", "manual")
     manual.wait_line("resolver", 20, "stdout")
     m.host.run([t.supervise_binary(), "checkpoint", m.name])

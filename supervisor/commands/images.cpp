@@ -141,6 +141,10 @@ std::string inspected(const std::string& dir, const Manifest& m) {
                        t.ref_class.empty() ? "" : " [" + t.ref_class + "]");
   out += "files on the paths:\n";
   for (const auto& file : m.files) out += fmt::format("  {} {} bytes\n", file.path, file.size);
+  if (!m.portability.empty()) out += "taken from the host:\n";
+  for (const char* severity : {"warning", "advice", "info"})
+    for (const auto& fact : m.portability)
+      if (fact.severity == severity) out += fmt::format("  {} ({}): {}\n", fact.severity, fact.what, fact.text);
   out += fmt::format("parts: {}, {} bytes\n", m.parts.size(), bytes_of(m));
   for (const auto& part : m.parts)
     out += fmt::format("  {:<28} {:>12} {}\n", part.name, part.size, part.sha256);

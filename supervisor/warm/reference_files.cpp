@@ -130,6 +130,7 @@ std::optional<Reference> ReferenceFinder::at_open(const Task& task) {
   if (around_.storage_path(sx.stx_mnt_id)) return {};
   auto link = fd_link(getpid(), opened->fd.get());
   const std::string name = link ? *link : opened->name;
+  portability_.saw_open(name, opened->flags);
   const dev_t device = makedev(sx.stx_rdev_major, sx.stx_rdev_minor);
   if (S_ISFIFO(sx.stx_mode)) {
     const auto end = fifo_end(task, makedev(sx.stx_dev_major, sx.stx_dev_minor), sx.stx_ino, opened->flags);

@@ -134,7 +134,7 @@ std::optional<Reference> ReferenceFinder::at_accept(const Task& task) const {
 }
 
 // What is sent on a connected socket was decided at connect(2).
-std::optional<Reference> ReferenceFinder::at_send(const Task& task) const {
+std::optional<Reference> ReferenceFinder::at_send(const Task& task) {
   const auto& args = task.call->args;
   const int fd_number = static_cast<int>(args[0]);
   std::vector<msghdr> messages;
@@ -168,11 +168,12 @@ std::optional<Reference> ReferenceFinder::at_send(const Task& task) const {
   return found;
 }
 
-std::optional<Reference> ReferenceFinder::to_netlink(const Task& task, std::uint64_t data, std::uint64_t size) const {
+std::optional<Reference> ReferenceFinder::to_netlink(const Task& task, std::uint64_t data, std::uint64_t size) {
   auto head = read_value<nlmsghdr>(task.tid, data);
   if (!head || size < sizeof(nlmsghdr)) return {};
   // rtnetlink(7): of four types in a row the third is a question.
   const bool question = head->nlmsg_type >= RTM_BASE && (head->nlmsg_type - RTM_BASE) % 4 == 2;
+  if (question) portability_.saw_interfaces();
   return reference(RefClass::Netlink, task, fmt::format("netlink route message {}", head->nlmsg_type),
                    question ? OtherEnd::Nobody : OtherEnd::Outside);
 }
@@ -193,6 +194,8 @@ std::optional<Reference> ReferenceFinder::find(const Task& task) {
     case SYS_openat:
     case SYS_openat2:
     case SYS_creat: return at_open(task);
+    case SYS_getrandom: portability_.saw_random(task.call->args[1]); return {};
+    case SYS_uname: portability_.saw_uname(); return {};
     default: return {};
   }
 }

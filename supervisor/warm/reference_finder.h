@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "supervisor/warm/portability.h"
 #include "supervisor/warm/reference.h"
 #include "tracer/task.h"
 
@@ -25,6 +26,7 @@ class ReferenceFinder {
 
   // `task` is at the entry of task.call; nothing: the call refers to nobody that matters.
   std::optional<Reference> find(const Task& task);
+  const PortabilityLog& portability() const { return portability_; }
   // Does one of these processes hold a listening socket?
   static bool any_listens(const std::vector<pid_t>& processes);
 
@@ -34,8 +36,8 @@ class ReferenceFinder {
   std::optional<Reference> at_bind(const Task& task) const;
   std::optional<Reference> at_listen(const Task& task) const;
   std::optional<Reference> at_accept(const Task& task) const;
-  std::optional<Reference> at_send(const Task& task) const;
-  std::optional<Reference> to_netlink(const Task& task, std::uint64_t data, std::uint64_t size) const;
+  std::optional<Reference> at_send(const Task& task);
+  std::optional<Reference> to_netlink(const Task& task, std::uint64_t data, std::uint64_t size);
   std::optional<Reference> at_open(const Task& task);
   std::optional<Reference> to_address(const Task& task, const Address& address, bool datagram) const;
   OtherEnd owner(const std::vector<std::uint64_t>& inodes) const;
@@ -44,6 +46,7 @@ class ReferenceFinder {
   std::string file_system(pid_t tid, std::uint64_t mnt_id);
 
   Surroundings around_;
+  PortabilityLog portability_;
   std::map<std::uint64_t, std::string> file_systems_;  // by mount id
   struct FifoWaiter {
     dev_t dev;

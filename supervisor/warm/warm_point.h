@@ -37,6 +37,7 @@ class WarmPoint {
   // For the manifest; as of the last tick.
   const WarmPlan& last_plan() const { return last_; }
   std::string why(pid_t tid) const;  // "" when unknown
+  const PortabilityLog& portability() const { return finder_.portability(); }
 
  private:
   bool still_stops(const Task& task);
