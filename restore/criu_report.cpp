@@ -54,6 +54,9 @@ std::string criu_telling_lines(const std::string& log) {
   for (std::size_t i = 0; i < std::min(errors.size(), kMaxLines); ++i) {
     out += (i ? " | " : "") + errors[i];
   }
+  // What an operator can do about it.
+  if (out.find("Can't get rlimit") != std::string::npos)
+    out += " (a process runs as another user: its limits can be read with CAP_SYS_RESOURCE only)";
   return out;
 }
 

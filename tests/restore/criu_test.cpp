@@ -288,6 +288,8 @@ TEST(CriuReport, TakesTheFirstErrors) {
             "Error (criu/cr-restore.c:2447): Restoring FAILED.");
   EXPECT_THAT(criu_telling_lines("(00.4) Dumping pages\n"), HasSubstr("the last line is: (00.4) Dumping pages"));
   EXPECT_EQ(criu_telling_lines(""), "");
+  EXPECT_THAT(criu_telling_lines("(00.1) Error (criu/cr-dump.c:389): Can't get rlimit 0: Operation not permitted\n"),
+              HasSubstr("CAP_SYS_RESOURCE"));
   std::string many;
   for (int i = 0; i < 9; ++i) many += "Error (criu/x.c:" + std::to_string(i) + "): bad\n";
   EXPECT_THAT(criu_telling_lines(many), AllOf(HasSubstr("x.c:3"), Not(HasSubstr("x.c:4"))));
