@@ -32,6 +32,7 @@ void members(V& v, P& t) {
   v("reason", t.reason);
   v("class", t.ref_class);
   v("peer", t.peer);
+  v("stack", t.stack);
 }
 
 template <class V, Of<ImageFact> P>

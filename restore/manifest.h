@@ -29,6 +29,7 @@ struct ImageThread {
   std::string reason;    // why it was there, in words: "stopped before connect: tcp 10.0.0.1:5432"
   std::string ref_class; // of the external reference before which it stopped; empty: none
   std::string peer;
+  std::vector<std::string> stack;  // where it stopped, innermost first; empty when not known
 };
 
 // What the image has taken from its host before it was made: advice for who wakes copies of it.

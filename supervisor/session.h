@@ -213,6 +213,7 @@ class Session : public TracerPolicy {
   std::vector<std::function<void()>> deferred_;  // control requests that need everything held
   struct ThreadNote {
     std::string reason, ref_class, peer;
+    std::vector<std::string> stack;
   };
   std::map<pid_t, ThreadNote> thread_notes_;  // what the next image tells of each thread
   std::vector<ImageFact> image_facts_;

@@ -101,11 +101,12 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
   state.incidents = incidents_;
   state.last_pid = world_->last_pid().value_or(0);
   for (const auto& [tid, task] : tracer_.all()) {
-    ImageThread thread{inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid), "", "", ""};
+    ImageThread thread{inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid), "", "", "", {}};
     if (auto known = thread_notes_.find(tid); known != thread_notes_.end()) {
       thread.reason = known->second.reason;
       thread.ref_class = known->second.ref_class;
       thread.peer = known->second.peer;
+      thread.stack = known->second.stack;
     }
     m.threads.push_back(std::move(thread));
     if (task.app_stopped) state.stopped.insert(inner_pid_of(task.tgid));

@@ -7,6 +7,7 @@
 
 #include "supervisor/session.h"
 #include "supervisor/warm/sampler.h"
+#include "supervisor/warm/stack.h"
 
 namespace supervise {
 namespace {
@@ -69,6 +70,7 @@ void Session::note_threads() {
       if (auto held = warm_->held().find(tid); held != warm_->held().end()) {
         note.ref_class = to_string(held->second.cls);
         note.peer = held->second.peer;
+        note.stack = stack_of(task.tgid, tid);
       }
       note.reason = warm_->why(tid);
     }

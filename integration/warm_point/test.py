@@ -44,6 +44,8 @@ def one_run(t, host, peers, ports, seed):
     for name, (cls, text) in EXPECTED.items():
         thread = threads[name]
         t.check(thread["class"] == cls and text in thread["peer"], f"seed {seed}: {name} stopped at {thread}")
+    stack = threads["ref-tcp"]["stack"]
+    t.check(not stack or any("connect" in frame for frame in stack[:2]), f"seed {seed}: where it stopped: {stack}")
     for name, text in INNER.items():
         thread = threads[name]
         t.check(thread["class"] == "" and any(word in thread["reason"] for word in text.split("|")),

@@ -7,7 +7,7 @@ PACKAGES_CRIU=(
   libnl-3-dev libcap-dev libnet1-dev libbsd-dev uuid-dev libnftables-dev libgnutls28-dev
 )
 PACKAGES_BUILD=(
-  g++ cmake ninja-build libseccomp-dev libboost-program-options-dev libfmt-dev
+  g++ cmake ninja-build libseccomp-dev libdw-dev libboost-program-options-dev libfmt-dev
   libgtest-dev libgmock-dev libfuse3-dev nlohmann-json3-dev libssl-dev
 )
 PACKAGES_RUN=(

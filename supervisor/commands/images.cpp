@@ -135,10 +135,12 @@ std::string inspected(const std::string& dir, const Manifest& m) {
   out += "paths:\n";
   for (const auto& path : m.paths) out += fmt::format("  {} at {}\n", path.name, path.place);
   out += "threads:\n";
-  for (const auto& t : m.threads)
+  for (const auto& t : m.threads) {
     out += fmt::format("  process {} thread {} {}: {}{}\n", t.pid, t.tid, t.comm,
                        t.reason.empty() ? t.where : t.reason,
                        t.ref_class.empty() ? "" : " [" + t.ref_class + "]");
+    for (const std::string& frame : t.stack) out += "      at " + frame + "\n";
+  }
   out += "files on the paths:\n";
   for (const auto& file : m.files) out += fmt::format("  {} {} bytes\n", file.path, file.size);
   if (!m.portability.empty()) out += "taken from the host:\n";

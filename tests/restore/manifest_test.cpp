@@ -36,7 +36,7 @@ Manifest random_manifest(std::mt19937& rng) {
   m.root_pid = static_cast<int>(rng());
   for (auto n = rng() % 4; n; --n) m.paths.push_back({str(), str()});
   for (auto n = rng() % 4; n; --n)
-    m.threads.push_back({static_cast<int>(rng()), static_cast<int>(rng()), str(), str(), str(), str(), str()});
+    m.threads.push_back({static_cast<int>(rng()), static_cast<int>(rng()), str(), str(), str(), str(), str(), {str()}});
   for (auto n = rng() % 4; n; --n)
     m.files.push_back({str(), u64(), rng() % 2 ? hash_text(rng) : std::string()});
   for (int fd = 0; fd < 3; ++fd) m.stdio.push_back({fd, str(), str()});
@@ -115,7 +115,7 @@ ordered_json sample() {
   std::mt19937 rng(7);
   Manifest m = random_manifest(rng);
   m.parts = {{"core-2.img", 10, sha256_of_bytes("x")}, {"pages-1.img", 20, sha256_of_bytes("y")}};
-  m.threads = {{2, 2, "app", "user code", "runs", "", ""}};
+  m.threads = {{2, 2, "app", "user code", "runs", "", "", {}}};
   return ordered_json::parse(m.to_json());
 }
 
