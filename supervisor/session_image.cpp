@@ -100,6 +100,7 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
   CarriedState state;
   state.incidents = incidents_;
   state.last_pid = world_->last_pid().value_or(0);
+  for (pid_t pid : default_traps_) state.guarded.insert(inner_pid_of(pid));
   for (const auto& [tid, task] : tracer_.all()) {
     ImageThread thread{inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid), "", "", ""};
     if (auto known = thread_notes_.find(tid); known != thread_notes_.end()) {
@@ -144,6 +145,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   ScopeExit abandon([&] { ImageStore::abandon(draft); });
   Made made;
   Manifest& m = made.manifest;
+  guard();
   fill_manifest(m, roots[0], reason);
   m.generation = draft.generation;
   m.epoch = epoch;
@@ -184,17 +186,41 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   return made;
 }
 
+void Session::guard() {
+  tracer_.undo_safety();  // a thread that runs an injected call must not meet our SIGSTOP
+  default_traps_ = default_traps(tracer_);
+  guarded_ = true;
+  if (keeper_.page()) keeper_.page()->guarded = true;
+  guard_traps(tracer_, default_traps_);
+  if (keeper_.running()) tracer_.make_safe().ignore();
+}
+
+void Session::unguard() {
+  if (guarded_) unguard_traps(tracer_, default_traps_);
+  guarded_ = false;
+  if (keeper_.page()) keeper_.page()->guarded = false;
+}
+
+void Session::let_go() {
+  tracer_.undo_safety();
+  unguard();
+  tracer_.resume_all();
+}
+
 Status Session::take_back(const std::vector<pid_t>& roots) {
   if (tracer_.has_tasks()) {  // never parked
-    tracer_.resume_all();
+    let_go();
     return {};
   }
-  RETURN_IF_ERROR(tracer_.adopt(roots, tracer_.stopped_by_app(), Deadline::in(Millis(20000))));
-  if (parked_) {
+  // No thread may run, not even to take a signal, before its registers are its own again.
+  RETURN_IF_ERROR(tracer_.adopt(roots, tracer_.stopped_by_app(), Deadline::in(Millis(20000)), [&] {
+    if (!parked_) return;
     if (const std::size_t n = parked_->put_back(tracer_))
       events_.warn("image.repaired", fmt::format("{} threads were put back as they were before the dump that failed", n));
-    parked_.reset();
-  }
+  }));
+  unguard();
+  if (parked_) parked_->tidy(tracer_);
+  parked_.reset();
   end_tcp_repair(tracer_.processes());
   tracer_.resume_all();
   return {};
