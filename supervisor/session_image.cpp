@@ -4,10 +4,13 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <set>
 
 #include "restore/criu.h"
@@ -63,6 +66,42 @@ Status program_is_reachable(pid_t pid, pid_t init) {
   return plain_error(fmt::format("process {} ({}) runs a program that lies on a storage path which was "
                                  "switched since: its image could not be resumed; keep programs elsewhere",
                                  pid, task_name(pid)));
+}
+
+// Bytes that an image of these processes takes at least: the memory that no file backs.
+std::uint64_t memory_of(const std::vector<pid_t>& pids) {
+  std::uint64_t kib = 0;
+  for (pid_t pid : pids) {
+    auto text = read_proc_file(fmt::format("/proc/{}/status", pid));
+    if (!text) continue;
+    for (const char* field : {"\nRssAnon:", "\nRssShmem:"})
+      if (const auto at = text->find(field); at != text->npos)
+        kib += strtoull(text->c_str() + at + strlen(field), nullptr, 10);
+  }
+  return kib << 10;
+}
+
+struct StoreRoom {
+  std::string dir;
+  std::uint64_t needed = 0, free = 0;  // before the attempt
+};
+
+std::uint64_t free_in(const std::string& dir) {
+  struct statvfs fs {};
+  return statvfs(dir.c_str(), &fs) == 0 ? static_cast<std::uint64_t>(fs.f_bavail) * fs.f_frsize : ~0ull;
+}
+
+// CRIU says only that some splice or write failed, if that. While the draft is still there.
+Error if_full(const Error& error, const StoreRoom& room) {
+  constexpr std::uint64_t kScraps = 64 << 10;
+  if (error.err != ENOSPC && error.err != EDQUOT && error.what.find("No space left") == std::string::npos &&
+      free_in(room.dir) > kScraps)
+    return error;
+  const auto mib = [](std::uint64_t n) { return static_cast<double>(n) / (1 << 20); };
+  return errno_error(error.err == EDQUOT ? EDQUOT : ENOSPC,
+                     fmt::format("the image store {} is full: an image needs about {:.1f} MiB there, {:.1f} MiB were "
+                                 "free; remove images (`supervise images prune`) or give it more room ({})",
+                                 room.dir, mib(room.needed), mib(room.free), error.message()));
 }
 
 }  // namespace
@@ -141,7 +180,10 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
         "world's init (daemons that left their parent)", roots.size(), roots[0], roots[1]));
   }
   ASSIGN_OR_RETURN(const Criu criu, Criu::find());
-  ASSIGN_OR_RETURN(ImageStore::Draft draft, store.begin());
+  const StoreRoom room{store.dir(), memory_of(tracer_.processes()), free_in(store.dir())};
+  auto begun = store.begin();
+  if (!begun) return if_full(begun.error(), room);
+  ImageStore::Draft draft = begun.take();
   ScopeExit abandon([&] { ImageStore::abandon(draft); });
   Made made;
   Manifest& m = made.manifest;
@@ -166,7 +208,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   request.external = world_->criu_externals();
   request.tcp = config_.tcp;
   auto figures = criu.dump(*world_, request, Deadline::in(Criu::deadline()));
-  if (!figures) return figures.error();
+  if (!figures) return if_full(figures.error(), room);
   parked_.reset();  // CRIU has put everything back itself
   made.dump_ms = ms_between(dump_at, Clock::now());
   events_.info("handover.step",
@@ -178,7 +220,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   RETURN_IF_ERROR(fault_point("handover.9.manifest"));
   abandon.dismiss();
   auto image = store.finish(std::move(draft), m);
-  if (!image) return image.error();
+  if (!image) return if_full(image.error(), room);
   made.image = image.take();
   made.ship_ms = ms_between(ship_at, Clock::now());
   made.frozen = std::chrono::duration_cast<Millis>(Clock::now() - frozen_at);
