@@ -3,8 +3,10 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <cstring>
 
+#include "tracer/abi_x86_64.h"
 #include "tracer/inject.h"
 #include "tracer/memory.h"
 #include "tracer/proc_info.h"
@@ -130,6 +132,11 @@ std::size_t Snapshot::put_back(Tracer& tracer) const {
     const bool changed = strayed || (same && (!mask || *mask != was.sigmask));
     auto status = task_status(tid);
     task->drop_sigtrap = changed || (status && (status->pending & kTrap));
+    if (!changed && !same && in_call(*regs) && static_cast<long>(regs->rax) == -ENOSYS) {
+      // It ran on to a call that the filter wants traced, and nobody traced: not executed.
+      rewind_call(*regs);
+      if (ptrace_raw::set_regs(tid, *regs)) ++repaired;
+    }
     if (!changed) continue;
     // The vector state may have been used by foreign code whenever the registers were.
     if (!was.extended.empty()) ptrace_raw::set_xstate(tid, was.extended).ignore();
