@@ -50,10 +50,10 @@ class Criu {
     std::uint64_t pages_written = 0;
   };
   // With leave_stopped the tasks are (within moments) in T again, after CRIU's own errors too. A CRIU
-  // that was killed (ETIMEDOUT, or by a signal) lets go of them wherever they are: some run on, some
-  // stand in CRIU's code, and some have been seen to die. SIGSTOP before the kill lessens it only. So a
-  // deadline must be generous, the runner stops the tree before it kills CRIU, and the caller takes
-  // every thread back under its tracer and checks registers before it lets the tree go on.
+  // that was killed (ETIMEDOUT, or by a signal) lets go of them wherever they are: some stand in CRIU's
+  // code, and one that has just trapped gets a SIGTRAP. The caller sees to both (tracer/snapshot.h):
+  // a handler for SIGTRAP before, and afterwards every thread back under its tracer and its registers
+  // put back before any runs.
   Result<DumpFigures> dump(ProcessRunner& runner, const DumpRequest&, Deadline) const;
   // The tree's root becomes the child of the process that runs CRIU (--restore-sibling): the
   // world's init. Returns its PID inside the world. All tasks have SIGSTOP pending and execute

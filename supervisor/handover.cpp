@@ -123,7 +123,7 @@ void Session::run_handover(const std::string& reason) {
         return;
       }
     } else if (tracer_.holding()) {
-      tracer_.resume_all();
+      let_go();
     }
     keep_incident_ = false;
     unprotect();

@@ -16,6 +16,7 @@ namespace supervise {
 struct KeeperPage {
   static constexpr int kPaths = 32;
   std::atomic<int> step;               // of the hand-over, for the message
+  std::atomic<bool> guarded;           // Session::guard
   std::atomic<bool> committed;
   std::atomic<int> up[kPaths];         // 1 + index of the directory whose --path-up has run
   std::atomic<int> rebound[kPaths];    // 1 + index of the directory that is bound, 0: unchanged

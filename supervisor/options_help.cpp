@@ -15,6 +15,18 @@ constexpr std::string_view kExitStatus =
     "126 when the program can't be executed, 127 when it is not found; 113 when the application "
     "was handed over.";
 
+struct EnvironmentRow {
+  std::string_view name, text;
+};
+constexpr EnvironmentRow kEnvironment[] = {
+    {"SUPERVISE_CRIU", "the CRIU program; default: the one that setup installs, then PATH"},
+    {"SUPERVISE_CRIU_DEADLINE", "seconds that one dump or restore may take, then CRIU is ended and the application goes "
+                                "on where it was (120)"},
+    {"SUPERVISE_RUNDIR", "directory of the control sockets; default: /run/supervise, or $XDG_RUNTIME_DIR/supervise"},
+    {"SUPERVISE_HOST_ID", "names this host to others that see the same images; default: its host name"},
+    {"SUPERVISE_FAULT_POINTS", "for tests: NAME=kill|fail|hang[,...] makes steps of the supervisor fail"},
+};
+
 std::string wrapped(std::string_view text, std::size_t indent, std::size_t first_column) {
   std::string out;
   std::size_t column = first_column;
@@ -74,6 +86,9 @@ std::string overview() {
   for (const auto* name : {"run", "standby", "status", "doctor"})
     out += fmt::format("  {}\n", lines_of(find_command(name)->examples).front());
   out += fmt::format("\nExit status:\n  {}\n", wrapped(kExitStatus, 2, 2));
+  out += "\nEnvironment:\n";
+  for (const auto& row : kEnvironment)
+    out += fmt::format("  {}\n      {}\n", row.name, wrapped(row.text, 6, 6));
   return out;
 }
 
@@ -140,7 +155,10 @@ std::string manual_page() {
     out += fmt::format(".TP\n.B {}\n({}) {}.\n", troff(option_synopsis(row)), troff(commands),
                        troff(row.help));
   }
-  return out + fmt::format(".SH EXIT STATUS\n{}\n", troff(kExitStatus));
+  out += fmt::format(".SH EXIT STATUS\n{}\n.SH ENVIRONMENT\n", troff(kExitStatus));
+  for (const auto& row : kEnvironment)
+    out += fmt::format(".TP\n.B {}\n{}\n", troff(row.name), troff(row.text));
+  return out;
 }
 
 std::string completion_script(std::string_view shell) {

@@ -153,13 +153,20 @@ Status Session::launch(const std::vector<std::string>& argv) {
   return world_->release_launch();
 }
 
-Status Session::take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped) {
+Status Session::take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
+                          const std::set<int>& guarded) {
   RETURN_IF_ERROR(open_control());
   learn_criu_version();
   world_ = std::move(world);
   RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
   app_pid_ = root;
-  return tracer_.adopt({root}, stopped, Deadline::in(Millis(20000)));
+  RETURN_IF_ERROR(tracer_.adopt({root}, stopped, Deadline::in(Millis(20000))));
+  for (pid_t pid : tracer_.processes())
+    if (auto s = task_status(pid); s && !s->ns_pid.empty() && guarded.contains(s->ns_pid.back()))
+      default_traps_.insert(pid);
+  guarded_ = true;
+  unguard();
+  return {};
 }
 
 int Session::loop() {

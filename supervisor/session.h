@@ -86,7 +86,9 @@ class Session : public TracerPolicy {
   Status launch(const std::vector<std::string>& argv);
   // Takes over a restored tree (root as seen from outside) in `world`; the application runs when
   // loop() is entered.
-  Status take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped);
+  // `guarded`: inner PIDs that got a handler for SIGTRAP for the dump (tracer/snapshot.h).
+  Status take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
+                   const std::set<int>& guarded);
   // Until the application has ended or was handed over. Returns supervise's exit status.
   int loop();
 
@@ -171,6 +173,9 @@ class Session : public TracerPolicy {
   Result<Made> make_image(ImageStore& store, const std::string& reason, std::uint64_t epoch);
   void fill_manifest(Manifest& manifest, pid_t root, const std::string& reason) const;
   Status take_back(const std::vector<pid_t>& roots);  // re-adopts after make_image
+  void guard();    // tracer/snapshot.h's guard_traps
+  void unguard();
+  void let_go();   // of what is held and was not parked
   Result<std::string> run_checkpoint(bool stop, const std::string& reason = "checkpoint");
 
   SessionConfig config_;
@@ -192,6 +197,8 @@ class Session : public TracerPolicy {
   Incident incident_;
   Keeper keeper_;
   std::shared_ptr<Snapshot> parked_;  // of the threads, as they were parked for a dump
+  std::set<pid_t> default_traps_;     // processes that have a handler for SIGTRAP while they are dumped
+  bool guarded_ = false;
   struct Late {  // what waits for a thread that waits for its vfork child
     std::shared_ptr<Relocation> relocation;
     pid_t tid = 0;

@@ -4,10 +4,13 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <set>
 
 #include "restore/criu.h"
@@ -65,6 +68,42 @@ Status program_is_reachable(pid_t pid, pid_t init) {
                                  pid, task_name(pid)));
 }
 
+// Bytes that an image of these processes takes at least: the memory that no file backs.
+std::uint64_t memory_of(const std::vector<pid_t>& pids) {
+  std::uint64_t kib = 0;
+  for (pid_t pid : pids) {
+    auto text = read_proc_file(fmt::format("/proc/{}/status", pid));
+    if (!text) continue;
+    for (const char* field : {"\nRssAnon:", "\nRssShmem:"})
+      if (const auto at = text->find(field); at != text->npos)
+        kib += strtoull(text->c_str() + at + strlen(field), nullptr, 10);
+  }
+  return kib << 10;
+}
+
+struct StoreRoom {
+  std::string dir;
+  std::uint64_t needed = 0, free = 0;  // before the attempt
+};
+
+std::uint64_t free_in(const std::string& dir) {
+  struct statvfs fs {};
+  return statvfs(dir.c_str(), &fs) == 0 ? static_cast<std::uint64_t>(fs.f_bavail) * fs.f_frsize : ~0ull;
+}
+
+// CRIU says only that some splice or write failed, if that. While the draft is still there.
+Error if_full(const Error& error, const StoreRoom& room) {
+  constexpr std::uint64_t kScraps = 64 << 10;
+  if (error.err != ENOSPC && error.err != EDQUOT && error.what.find("No space left") == std::string::npos &&
+      free_in(room.dir) > kScraps)
+    return error;
+  const auto mib = [](std::uint64_t n) { return static_cast<double>(n) / (1 << 20); };
+  return errno_error(error.err == EDQUOT ? EDQUOT : ENOSPC,
+                     fmt::format("the image store {} is full: an image needs about {:.1f} MiB there, {:.1f} MiB were "
+                                 "free; remove images (`supervise images prune`) or give it more room ({})",
+                                 room.dir, mib(room.needed), mib(room.free), error.message()));
+}
+
 }  // namespace
 
 // An image is of one process tree: what has been orphaned to the world's init is a tree of its own.
@@ -100,6 +139,7 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
   CarriedState state;
   state.incidents = incidents_;
   state.last_pid = world_->last_pid().value_or(0);
+  for (pid_t pid : default_traps_) state.guarded.insert(inner_pid_of(pid));
   for (const auto& [tid, task] : tracer_.all()) {
     ImageThread thread{inner_pid_of(task.tgid), inner_pid_of(tid), task_name(tid), where_is(tid), "", "", "", {}};
     if (auto known = thread_notes_.find(tid); known != thread_notes_.end()) {
@@ -141,10 +181,14 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
         "world's init (daemons that left their parent)", roots.size(), roots[0], roots[1]));
   }
   ASSIGN_OR_RETURN(const Criu criu, Criu::find());
-  ASSIGN_OR_RETURN(ImageStore::Draft draft, store.begin());
+  const StoreRoom room{store.dir(), memory_of(tracer_.processes()), free_in(store.dir())};
+  auto begun = store.begin();
+  if (!begun) return if_full(begun.error(), room);
+  ImageStore::Draft draft = begun.take();
   ScopeExit abandon([&] { ImageStore::abandon(draft); });
   Made made;
   Manifest& m = made.manifest;
+  guard();
   fill_manifest(m, roots[0], reason);
   m.generation = draft.generation;
   m.epoch = epoch;
@@ -165,7 +209,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   request.external = world_->criu_externals();
   request.tcp = config_.tcp;
   auto figures = criu.dump(*world_, request, Deadline::in(Criu::deadline()));
-  if (!figures) return figures.error();
+  if (!figures) return if_full(figures.error(), room);
   parked_.reset();  // CRIU has put everything back itself
   made.dump_ms = ms_between(dump_at, Clock::now());
   events_.info("handover.step",
@@ -177,7 +221,7 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   RETURN_IF_ERROR(fault_point("handover.9.manifest"));
   abandon.dismiss();
   auto image = store.finish(std::move(draft), m);
-  if (!image) return image.error();
+  if (!image) return if_full(image.error(), room);
   made.image = image.take();
   made.ship_ms = ms_between(ship_at, Clock::now());
   made.frozen = std::chrono::duration_cast<Millis>(Clock::now() - frozen_at);
@@ -185,17 +229,41 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   return made;
 }
 
+void Session::guard() {
+  tracer_.undo_safety();  // a thread that runs an injected call must not meet our SIGSTOP
+  default_traps_ = default_traps(tracer_);
+  guarded_ = true;
+  if (keeper_.page()) keeper_.page()->guarded = true;
+  guard_traps(tracer_, default_traps_);
+  if (keeper_.running()) tracer_.make_safe().ignore();
+}
+
+void Session::unguard() {
+  if (guarded_) unguard_traps(tracer_, default_traps_);
+  guarded_ = false;
+  if (keeper_.page()) keeper_.page()->guarded = false;
+}
+
+void Session::let_go() {
+  tracer_.undo_safety();
+  unguard();
+  tracer_.resume_all();
+}
+
 Status Session::take_back(const std::vector<pid_t>& roots) {
   if (tracer_.has_tasks()) {  // never parked
-    tracer_.resume_all();
+    let_go();
     return {};
   }
-  RETURN_IF_ERROR(tracer_.adopt(roots, tracer_.stopped_by_app(), Deadline::in(Millis(20000))));
-  if (parked_) {
+  // No thread may run, not even to take a signal, before its registers are its own again.
+  RETURN_IF_ERROR(tracer_.adopt(roots, tracer_.stopped_by_app(), Deadline::in(Millis(20000)), [&] {
+    if (!parked_) return;
     if (const std::size_t n = parked_->put_back(tracer_))
       events_.warn("image.repaired", fmt::format("{} threads were put back as they were before the dump that failed", n));
-    parked_.reset();
-  }
+  }));
+  unguard();
+  if (parked_) parked_->tidy(tracer_);
+  parked_.reset();
   end_tcp_repair(tracer_.processes());
   tracer_.resume_all();
   return {};

@@ -57,7 +57,7 @@ Status run_options_from_json(const std::string& text, SessionConfig& c) {
 }
 
 std::string carried_state_to_json(const CarriedState& s) {
-  return json{{"stopped", s.stopped}, {"incidents", s.incidents}, {"last_pid", s.last_pid}}.dump();
+  return json{{"stopped", s.stopped}, {"incidents", s.incidents}, {"last_pid", s.last_pid}, {"guarded", s.guarded}}.dump();
 }
 
 Result<CarriedState> carried_state_from_json(const std::string& text) {
@@ -68,6 +68,7 @@ Result<CarriedState> carried_state_from_json(const std::string& text) {
     s.stopped = j.at("stopped").get<std::set<int>>();
     s.incidents = j.at("incidents").get<std::uint64_t>();
     s.last_pid = j.at("last_pid").get<int>();
+    if (j.contains("guarded")) s.guarded = j.at("guarded").get<std::set<int>>();
     return s;
   } catch (const json::exception& e) {
     return plain_error(std::string("the image's state: ") + e.what());

@@ -14,6 +14,7 @@ Status run_options_from_json(const std::string& text, SessionConfig& config);
 
 struct CarriedState {
   std::set<int> stopped;        // PIDs inside the world that the application had stopped itself
+  std::set<int> guarded;        // PIDs inside that have a handler for SIGTRAP only for the dump
   int last_pid = 0;             // the PID namespace's cursor, so that no PID is given twice
   std::uint64_t incidents = 0;  // ids go on from here
 };

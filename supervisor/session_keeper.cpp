@@ -10,6 +10,7 @@
 #include "supervisor/base/worker.h"
 #include "supervisor/control.h"
 #include "supervisor/session.h"
+#include "tracer/snapshot.h"
 
 namespace supervise {
 namespace {
@@ -53,6 +54,7 @@ void Session::set_step(int step) {
 
 void Session::protect() {
   if (!world_->has_namespaces()) return;
+  if (tracer_.holding() && !guarded_) default_traps_ = default_traps(tracer_);
   if (auto s = keeper_.start([this](pid_t dead) { return survive(dead); }); !s) {
     events_.warn("keeper.missing", s.error().message());
     return;
@@ -151,6 +153,8 @@ int Session::survive(pid_t dead) {
     events_.error("keeper.failed", s.error().message());
     return 125;
   }
+  guarded_ = page->guarded;
+  unguard();
   if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
   handover_failed_ = true;  // the operator decides what comes next
   keep_incident_ = false;

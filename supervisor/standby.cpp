@@ -187,7 +187,7 @@ class Resume {
     std::set<pid_t> stopped;
     for (int pid : state.stopped)
       if (auto o = world->outer_pid(pid)) stopped.insert(*o);
-    RETURN_IF_ERROR(session->take_over(std::move(world), outer, stopped));
+    RETURN_IF_ERROR(session->take_over(std::move(world), outer, stopped, state.guarded));
     return session;
   }
 

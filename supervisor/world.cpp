@@ -271,6 +271,8 @@ Result<ExitInfo> World::run(const ProcessSpec& spec, Deadline deadline) {
                                    "uninterruptible sleep"));
   }
   if (!status) return status.error();
+  // A tool that was killed may leave helpers in its group.
+  if (*status != 0 && w.link) w.link->signal(-child->inner, SIGKILL, Deadline::in(kKillTime)).ignore();
   ChildNote note;
   if (read(notes.get(), &note, sizeof note) == sizeof note) return child_error(plan, note);
   return exit_info(*status);

@@ -2,6 +2,7 @@
 // arguments in rdi, rsi, rdx, r10, r8, r9, result in rax; the `syscall` instruction has 2 bytes.
 #pragma once
 
+#include <sys/syscall.h>
 #include <sys/user.h>
 
 #include <array>
@@ -25,6 +26,11 @@ inline void set_args(user_regs_struct& r, const Args& a) {
 }
 
 inline bool in_call(const user_regs_struct& r) { return static_cast<long>(r.orig_rax) >= 0; }
+
+// The kernel continues an interrupted nanosleep, poll or futex wait with a call of its own.
+inline bool is_restart_syscall(const user_regs_struct& r) {
+  return r.cs == 0x33 && static_cast<long>(r.orig_rax) == SYS_restart_syscall;
+}
 
 // Makes the thread execute its call (again) from the beginning when it is resumed: back to the
 // `syscall` instruction, number in rax, and orig_rax such that the kernel does no restart itself.

@@ -192,7 +192,7 @@ Status Tracer::park(Deadline deadline) {
 }
 
 Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app,
-                     Deadline deadline) {
+                     Deadline deadline, const std::function<void()>& before_any_runs) {
   holding_ = true;
   tasks_.clear();
   std::set<pid_t> processes;
@@ -234,6 +234,7 @@ Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& sto
     if (!wait_and_handle(deadline) && deadline.passed())
       return errno_error(ETIMEDOUT, describe_stuck());
   }
+  if (before_any_runs) before_any_runs();
   for (pid_t pid : processes) {
     if (stopped_by_app.contains(pid)) continue;
     for (auto& [tid, task] : tasks_)

@@ -1,8 +1,11 @@
 // What a dumper that dies in the middle leaves changed in a stopped process, saved before and put
 // back after: registers (general, floating point and vector), signal masks, the code at the start of
 // the first executable mapping, where CRIU borrows a place for its system call, and descriptors and
-// mappings that it left open. CRIU 4.2.1, Linux 6.18: integration/kill_steps kills it in a dump. A
-// thread that it held exactly in a trap can die of that trap; nothing brings it back.
+// mappings that it left open. CRIU 4.2.1, Linux 6.18: integration/kill_criu_long kills it in dumps.
+//
+// A thread that has just trapped, but whose tracer has not yet waited for it, gets the SIGTRAP when
+// the tracer dies (ptrace_stop() returns the exit code that no wait4() took), and its process ends.
+// With a handler it only gets a frame for it: the group stop comes before its first instruction.
 #pragma once
 
 #include <sys/types.h>
@@ -17,12 +20,22 @@
 
 namespace supervise {
 
+// Processes whose SIGTRAP has the default action; all others survive one by themselves. Pure /proc.
+std::set<pid_t> default_traps(const Tracer& tracer);
+// Gives these a handler for the time of a dump, and takes it away. All tasks held, and not "safe".
+// An image has the handler too: the second host takes it away as well.
+void guard_traps(Tracer& tracer, const std::set<pid_t>& pids);
+void unguard_traps(Tracer& tracer, const std::set<pid_t>& pids);
+
 class Snapshot {
  public:
   // All tasks held.
   static Snapshot take(Tracer& tracer);
-  // All tasks held again. Returns how many threads or processes had to be repaired.
+  // All tasks stopped, and none has run since the dumper's death (Tracer::adopt). Returns how many
+  // threads or processes had to be repaired.
   std::size_t put_back(Tracer& tracer) const;
+  // All tasks held again: closes what was left open.
+  void tidy(Tracer& tracer) const;
   std::size_t threads() const { return threads_.size(); }
 
  private:
@@ -37,7 +50,8 @@ class Snapshot {
     std::set<int> fds;
     std::vector<std::pair<std::uint64_t, std::uint64_t>> mappings;
   };
-  static void tidy(Tracer& tracer, pid_t pid, const Process& was);
+  static bool foreign(const Process& was, std::uint64_t rip);
+  static void tidy_process(Tracer& tracer, pid_t pid, const Process& was);
 
   std::map<pid_t, Thread> threads_;
   std::map<pid_t, Process> processes_;

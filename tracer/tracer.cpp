@@ -2,13 +2,18 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "seccomp/filter.h"
 #include "supervisor/base/errno_class.h"
+#include "tracer/abi_x86_64.h"
+#include "tracer/memory.h"
 #include "tracer/proc_info.h"
 
 namespace supervise {
@@ -378,6 +383,23 @@ void Tracer::rewind(Task& task, Regs& regs) {
   ptrace_raw::set_regs(task.tid, regs).ignore();
 }
 
+namespace {
+
+// Which call restart_syscall continues, from the code that made it (mov $NR,%eax; syscall).
+std::optional<int> restarted_call(pid_t tid, const Regs& regs) {
+  std::array<std::byte, 7> code{};
+  if (read_some(tid, regs.rip - code.size(), code) != code.size() || code[0] != std::byte{0xb8} ||
+      code[5] != std::byte{0x0f} || code[6] != std::byte{0x05})
+    return std::nullopt;
+  int nr = 0;
+  memcpy(&nr, &code[1], sizeof nr);
+  for (int known : {SYS_nanosleep, SYS_clock_nanosleep, SYS_poll, SYS_futex})
+    if (nr == known) return nr;
+  return std::nullopt;
+}
+
+}  // namespace
+
 void Tracer::settle(Task& task) {
   task.clean = true;
   auto regs = ptrace_raw::get_regs(task.tid);
@@ -389,6 +411,11 @@ void Tracer::settle(Task& task) {
   if (task.call) {
     policy_.on_call_dropped(task);
     task.call.reset();
+  }
+  // The kernel's note of how to go on may not outlive this stop (a dumper's sigreturn wipes it, an
+  // image has none): the call itself is made again.
+  if (is_restart_syscall(*regs)) {
+    if (auto nr = restarted_call(task.tid, *regs)) regs->orig_rax = static_cast<unsigned long long>(*nr);
   }
   rewind(task, *regs);
 }

@@ -98,7 +98,9 @@ class Tracer {
   Status park(Deadline deadline);
   const std::set<pid_t>& stopped_by_app() const { return stopped_by_app_; }
   // Takes over the trees of `roots` in state T; held afterwards (resume_all lets them go).
-  Status adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app, Deadline deadline);
+  // `before_any_runs`: with all of them stopped, before signals of our own are taken.
+  Status adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app, Deadline deadline,
+               const std::function<void()>& before_any_runs = {});
   // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
   // leaves the application stopped and not running without a tracer; undo_safety takes it back.
   Status make_safe();

@@ -1,8 +1,10 @@
 """Transactions in a loop: a ledger whose every row is known in advance.
 
-    ledger.py DIR TRANSACTIONS DELAY_MS    one process each with a rollback journal and a write-ahead log
-    ledger.py --expect DIR TRANSACTIONS    the same databases, made quickly
-    ledger.py --verify DIR TRANSACTIONS    each transaction once, sound, nothing to recover
+    ledger.py DIR TRANSACTIONS DELAY_MS [MIB]    one process each with a rollback journal and a write-ahead log
+    ledger.py --expect DIR TRANSACTIONS [MIB]    the same databases, made quickly
+    ledger.py --verify DIR TRANSACTIONS          each transaction once, sound, nothing to recover
+
+MIB: each database holds a stock of so many MiB from the start, and a transaction also changes 50 items all over it.
 
 A row that is there twice, a commit that failed or had to be repeated, and an answer that differs from
 the model end it with 1.
@@ -16,10 +18,37 @@ import sys
 import time
 
 MODES = ("delete", "wal")
+ITEM = 4000  # bytes; with its row, about a page
+CHANGED = 50
 
 
 def payload(number, row):
     return hashlib.sha512(f"{number}.{row}".encode()).digest() * (1 + number % 40)
+
+
+def item(number, version):
+    return (hashlib.sha512(f"{number}/{version}".encode()).digest() * (ITEM // 64 + 1))[:ITEM]
+
+
+def make_stock(db, mib):
+    """In transactions of 16 MiB."""
+    db.execute("CREATE TABLE stock(number INTEGER PRIMARY KEY, data BLOB)")
+    total = mib * (1 << 20) // ITEM
+    for first in range(0, total, 4096):
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT INTO stock VALUES(?,?)",
+                       ((n, item(n, 0)) for n in range(first, min(first + 4096, total))))
+        db.execute("COMMIT")
+    return [0] * total
+
+
+def change_stock(db, chance, versions, transaction):
+    for _ in range(CHANGED):
+        number = chance.randrange(len(versions))
+        found = db.execute("SELECT data FROM stock WHERE number=?", (number,)).fetchone()[0]
+        assert found == item(number, versions[number]), f"item {number} is not as transaction {versions[number]} left it"
+        db.execute("UPDATE stock SET data=? WHERE number=?", (item(number, transaction), number))
+        versions[number] = transaction
 
 
 def open_ledger(directory, mode, quick=False):
@@ -33,9 +62,10 @@ def open_ledger(directory, mode, quick=False):
     return db
 
 
-def run(directory, mode, count, delay, quick=False):
+def run(directory, mode, count, delay, quick=False, mib=0):
     chance = random.Random(mode)
     db = open_ledger(directory, mode, quick)
+    versions = make_stock(db, mib) if mib else []
     db.execute("CREATE TABLE ledger(number INTEGER, row INTEGER, data BLOB, UNIQUE(number, row))")
     db.execute("CREATE TABLE total(number INTEGER)")
     db.execute("INSERT INTO total VALUES(0)")
@@ -50,6 +80,8 @@ def run(directory, mode, count, delay, quick=False):
             db.execute("BEGIN IMMEDIATE")
             for row in range(3):
                 db.execute("INSERT INTO ledger VALUES(?,?,?)", (number, row, payload(number, row)))
+        if versions:
+            change_stock(db, chance, versions, number)
         changed = db.execute("UPDATE total SET number=? WHERE number=?", (number, number - 1)).rowcount
         assert changed == 1, f"{mode}: transaction {number - 1} is not there before {number}"
         db.execute("COMMIT")
@@ -62,7 +94,7 @@ def run(directory, mode, count, delay, quick=False):
     db.close()
 
 
-def both(directory, count, delay, quick=False):
+def both(directory, count, delay, quick=False, mib=0):
     os.makedirs(directory, exist_ok=True)
     children = []
     for mode in MODES:
@@ -70,7 +102,7 @@ def both(directory, count, delay, quick=False):
         if child == 0:
             status = 1
             try:
-                run(directory, mode, count, delay, quick)
+                run(directory, mode, count, delay, quick, mib)
                 status = 0
             except BaseException as error:
                 print(f"FAIL {mode}: {error!r}", flush=True)
@@ -91,15 +123,15 @@ def verify(directory, count):
         assert rows == wanted, f"{mode}: {len(rows)} rows instead of {len(wanted)}, or other ones"
         db.close()
         with open(f"{directory}/{mode}.db", "rb") as file:
-            print(mode, hashlib.sha256(file.read()).hexdigest())
+            print(mode, hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
 
 
 def main(words):
     if words[0] == "--expect":
-        return both(words[1], int(words[2]), 0, quick=True)
+        return both(words[1], int(words[2]), 0, True, int((words[3:] or [0])[0]))
     if words[0] == "--verify":
         return verify(words[1], int(words[2]))
-    status = both(words[0], int(words[1]), int(words[2]))
+    status = both(words[0], int(words[1]), int(words[2]), False, int((words[3:] or [0])[0]))
     print("done", status, flush=True)
     return status
 

@@ -11,7 +11,7 @@ COUNT, DELAY_MS = 60, 30
 LEDGER = ["/usr/bin/python3", str(Path(__file__).resolve().parent / "ledger.py")]
 
 
-def hand_over(t, command, ready, fs="ext4"):
+def hand_over(t, command, ready, fs="ext4", size=None, ready_seconds=30, options=()):
     """Runs `command` (which uses /srv/first) on A until it printed `ready`, lets the device fail, and
     returns A's and B's processes, when both have ended as they should."""
     a, b = t.host("a"), t.host("b")
@@ -19,7 +19,7 @@ def hand_over(t, command, ready, fs="ext4"):
     (t.shared / "images").mkdir()
     a.run(["mkdir", "-p", "/srv/second"])
     b.run(["mkdir", "-p", "/srv/third"])
-    disk = t.failing_disk(fs)
+    disk = t.failing_disk(fs, size)
     disk.mount_first(a, "/srv/first")
     up2 = disk.path_up_script("second", "/srv/second")
     down = disk.path_down_script("second", "/srv/second")
@@ -28,11 +28,11 @@ def hand_over(t, command, ready, fs="ext4"):
                            "--from", f"dir:{images}"], stdio="files")
     app = a.supervise(["--name", "app", "--path", "data=/srv/first,/srv/second", "--path-up", f"data={up2}",
                        "--path-down", f"data=if [ \"$SUPERVISE_REASON\" = handover ]; then {down}; fi",
-                       "--standby", f"dir:{images}", "--", *command], stdio="files")
-    app.wait_line(ready, 30, "stdout")
+                       "--standby", f"dir:{images}", *options, "--", *command], stdio="files")
+    app.wait_line(ready, ready_seconds, "stdout")
     disk.fail("all", "EIO")
     t.equal(app.wait(60), 113, "A says that it handed the application over")
-    t.equal(standby.wait(60), 0, "on B the application ended as it would have")
+    t.equal(standby.wait(ready_seconds + 30), 0, "on B the application ended as it would have")
     t.check(re.search(r"handover.resumed", standby.stderr.text), "the first good I/O on B was seen")
     for process in (app, standby):
         t.check("FAIL" not in process.stdout.text, f"{process.host.name}: no error was seen")
@@ -40,17 +40,22 @@ def hand_over(t, command, ready, fs="ext4"):
     return app, standby, b
 
 
-def main(t):
-    app, standby, b = hand_over(t, [*LEDGER, "/srv/first/db", str(COUNT), str(DELAY_MS)], r"^wal 15$")
+def compare(t, count, delay_ms, mib=0, **more):
+    app, standby, b = hand_over(t, [*LEDGER, "/srv/first/db", str(count), str(delay_ms), str(mib)], rf"^wal {count // 4}$", **more)
     said = app.stdout.text + standby.stdout.text
     for mode in ("delete", "wal"):
         told = [int(n) for n in re.findall(rf"^{mode} (\d+)$", said, re.MULTILINE)]
-        t.equal(told, list(range(1, COUNT + 1)), f"{mode}: each commit was told once, in its turn")
-    found = b.run([*LEDGER, "--verify", "/srv/third/db", str(COUNT)], 30, check=False)
+        t.equal(told, list(range(1, count + 1)), f"{mode}: each commit was told once, in its turn")
+    found = b.run([*LEDGER, "--verify", "/srv/third/db", str(count)], 60, check=False)
     t.equal(found.status, 0, f"both databases are sound and whole {found.stderr[-500:]}")
-    b.run([*LEDGER, "--expect", "/srv/shared/expected", str(COUNT)], 30)
-    expected = b.run([*LEDGER, "--verify", "/srv/shared/expected", str(COUNT)], 30)
+    b.run([*LEDGER, "--expect", "/srv/shared/expected", str(count), str(mib)], 120)
+    expected = b.run([*LEDGER, "--verify", "/srv/shared/expected", str(count)], 60)
     t.equal(found.stdout, expected.stdout, "both are, byte by byte, those of an undisturbed run")
+    return [int(line.split()[2]) for line in found.stdout.splitlines()]
+
+
+def main(t):
+    compare(t, COUNT, DELAY_MS)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ FIRST, THIRD, STORE = "/srv/first", "/srv/third", "/srv/shared/images"
 
 
 class Pair:
-    def __init__(self, t, rounds, delay=20):
-        self.t, self.rounds, self.delay = t, rounds, delay
+    def __init__(self, t, rounds, delay=20, store=STORE):
+        self.t, self.rounds, self.delay, self.store = t, rounds, delay, store
         self.a, self.b = t.host("a"), t.host("b")
         for name in ("images", "data"):
             (t.shared / name).mkdir()
@@ -22,13 +22,13 @@ class Pair:
         self.writer = str(t.guest_path("writer"))
 
     def start(self, env=None, points=""):
-        self.app = self.a.supervise(["--name", "app", "--path", f"data={FIRST}", "--standby", f"dir:{STORE}", "--",
+        self.app = self.a.supervise(["--name", "app", "--path", f"data={FIRST}", "--standby", f"dir:{self.store}", "--",
                                      self.writer, f"{FIRST}/tree", str(self.rounds), str(SEED), "--delay", str(self.delay)],
                                     stdio="files", name="origin", env={**(env or {}), **_points(points)})
         self.app.wait_line("round 3", 30, "stdout")
 
     def standby(self, points="", env=None):
-        one = self.b.supervise(["standby", "--name", "app", "--path", f"data={THIRD}", "--from", f"dir:{STORE}"],
+        one = self.b.supervise(["standby", "--name", "app", "--path", f"data={THIRD}", "--from", f"dir:{self.store}"],
                                stdio="files", name=f"standby-{len(self.standbys)}", env={**(env or {}), **_points(points)})
         one.wait_line("standby.ready", 20, "stderr")
         self.standbys.append(one)

@@ -260,6 +260,10 @@ TEST(OptionTable, HelpManualAndCompletionsComeFromIt) {
                     std::string::npos, takes) << command.name << " " << option.name;
     }
   }
+  for (const auto* name : {"SUPERVISE_CRIU", "SUPERVISE_CRIU_DEADLINE", "SUPERVISE_RUNDIR", "SUPERVISE_HOST_ID"}) {
+    EXPECT_THAT(help_text(""), HasSubstr(name));
+    EXPECT_THAT(manual_page(), HasSubstr(name));
+  }
   EXPECT_TRUE(help_text("nothing").empty());
   EXPECT_TRUE(completion_script("csh").empty());
 }
