@@ -1,11 +1,12 @@
 # An image with supervise and the CRIU it needs, and nothing of what built them.
 #
 #   docker build -t supervise .
-#   docker run --rm --cap-add SYS_ADMIN,SYS_TIME,NET_ADMIN,SYS_PTRACE \
-#     --security-opt seccomp=unconfined --tmpfs /run supervise doctor
+#   docker run --rm --cap-add SYS_ADMIN --cap-add SYS_TIME --cap-add NET_ADMIN --cap-add SYS_PTRACE \
+#     --security-opt seccomp=unconfined supervise doctor
 #
-# The default seccomp profile stops CRIU; CRIU keeps its kernel probes on the tmpfs /dev/shm.
-# BASE may be any image of Debian 12 or 13.
+# That is the least it needs to switch paths and hand over; on hosts with AppArmor also
+# --security-opt apparmor=unconfined, as its docker profile denies mounts. README.md has the whole.
+# BASE may be any image of Debian 12 or 13; the build needs a Debian mirror.
 ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS criu
@@ -20,9 +21,8 @@ RUN cd /src \
   && cmake --build --preset release --parallel 2 \
   && DESTDIR=/stage cmake --install build/release --strip
 # The packages that own the libraries both programs load: their names differ between releases.
-RUN mkdir -p /stage/opt/supervise/criu \
-  && cp -a /opt/supervise/criu/sbin /stage/opt/supervise/criu/ \
-  && strip /stage/opt/supervise/criu/sbin/criu \
+RUN mkdir -p /stage/opt/supervise/criu/sbin \
+  && strip -o /stage/opt/supervise/criu/sbin/criu /opt/supervise/criu/sbin/criu \
   && ldd /stage/usr/local/bin/supervise /stage/opt/supervise/criu/sbin/criu \
     | awk '$3 ~ /^\// { n = split($3, part, "/"); print "*/" part[n] }' | sort -u \
     | xargs -r dpkg-query -S | cut -d : -f 1 | sort -u >/stage/runtime-packages \
@@ -32,8 +32,9 @@ FROM ${BASE}
 COPY --from=build /stage/runtime-packages /tmp/runtime-packages
 RUN apt-get update \
   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    $(cat /tmp/runtime-packages) iproute2 nftables util-linux mount \
-  && rm -rf /var/lib/apt/lists/* /tmp/runtime-packages
+    $(cat /tmp/runtime-packages) mount \
+  && apt-get clean \
+  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /tmp/runtime-packages
 COPY --from=build /stage/usr/local/ /usr/local/
 COPY --from=build /stage/opt/ /opt/
 ENTRYPOINT ["supervise"]

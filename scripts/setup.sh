@@ -11,12 +11,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage() {
   cat <<USAGE
 usage: scripts/setup.sh [--tests] [--criu-only] [--no-smoke]
-  --tests      also install what only the tests need (redis, nginx, node, a JVM, ...)
+  --tests      also install what only the tests need (redis, nginx, node, a JVM, docker, ...)
   --criu-only  only CRIU and what its build needs
   --no-smoke   do not try a dump and restore at the end (as in an image build without privileges)
 environment:
   SUPERVISE_CRIU_PREFIX  where CRIU goes                   (/opt/supervise/criu)
-  SUPERVISE_CACHE        tarball, built tree, logs, ccache (/var/cache/supervise)
+  SUPERVISE_CACHE        tarball, built tree, logs, ccache, the containers' base (/var/cache/supervise)
   SUPERVISE_CRIU_RUNDIR  CRIU's cache of kernel probes     (/dev/shm/supervise, root's own)
 USAGE
 }
@@ -48,6 +48,8 @@ packages=("${PACKAGES_CRIU[@]}")
 [[ $criu_only -eq 1 ]] || packages+=("${PACKAGES_BUILD[@]}" "${PACKAGES_RUN[@]}")
 if [[ $tests -eq 1 ]]; then
   packages+=("${PACKAGES_TESTS[@]}")
+  client=$(docker_client_package)
+  [[ -z $client ]] || packages+=("$client")
   suite=$(python_testsuite_package)
   [[ -z $suite ]] || packages+=("$suite")
 fi

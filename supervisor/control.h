@@ -50,7 +50,7 @@ class ControlServer {
 
   // EADDRINUSE when a live supervisor has that name; the socket of a dead one is replaced.
   static Result<std::unique_ptr<ControlServer>> open(const std::string& name);
-  ~ControlServer();  // removes the socket when it is still ours
+  ~ControlServer();  // removes the socket when it is still ours; as PID 1, lets clients end (1 s)
 
   int fd() const { return epoll_.get(); }
   void on_readable(const Handler& handler);

@@ -1,8 +1,10 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -20,6 +22,7 @@ using Json = nlohmann::json;
 constexpr std::size_t kLongestRequest = 64 << 10;
 constexpr std::size_t kMostClients = 64;
 constexpr Millis kStall{10000};
+constexpr Millis kFarewell{1000};
 constexpr std::uint64_t kListenerTag = 0;
 constexpr std::uint64_t kTimerTag = 1;
 
@@ -70,6 +73,7 @@ Status watch(int epoll, int fd, std::uint32_t events, std::uint64_t tag, int op 
 
 struct ControlReply::Connection {
   UniqueFd fd;
+  UniqueFd client;  // pidfd of the process that asks, where our end would be its end
   int epoll = -1;
   std::uint64_t tag = 0;
   Clock::time_point since = Clock::now();
@@ -178,8 +182,13 @@ Result<std::unique_ptr<ControlServer>> ControlServer::open(const std::string& na
 }
 
 ControlServer::~ControlServer() {
+  const auto limit = Deadline::in(kFarewell);
   for (auto& connection : connections_) {
     connection->close();
+    // PID 1 takes its namespace with it: who asked for our end (docker exec ... handover) first tells its
+    // user of the answer.
+    pollfd ended{connection->client.get(), POLLIN, 0};
+    if (connection->answered && connection->client) ::poll(&ended, 1, limit.left_ms());
     connection->epoll = -1;
   }
   struct stat st {};
@@ -197,6 +206,8 @@ void ControlServer::accept_new() {
     const bool known = ::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     auto connection = std::make_shared<ControlReply::Connection>();
     connection->fd = std::move(fd);
+    if (known && peer.pid > 0 && ::getpid() == 1)
+      connection->client.reset(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
     connection->epoll = epoll_.get();
     connection->tag = ++last_tag_;
     if (!watch(epoll_.get(), connection->fd.get(), EPOLLIN | EPOLLRDHUP, connection->tag)) continue;

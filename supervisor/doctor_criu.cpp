@@ -140,9 +140,9 @@ void probe_criu(const ProbeSink& sink) {
                  }));
   sink(run_probe("criu.smoke", Need::Handover,
                  "needs CAP_SYS_ADMIN, SYS_PTRACE, NET_ADMIN and SYS_TIME and no seccomp profile "
-                 "(container: --cap-add SYS_ADMIN,SYS_TIME,NET_ADMIN,SYS_PTRACE --security-opt "
-                 "seccomp=unconfined --tmpfs /run), and CRIU 4.2 or newer on kernels from 6.16; "
-                 "SUPERVISE_CRIU chooses another one",
+                 "(container: --cap-add SYS_ADMIN --cap-add SYS_TIME --cap-add NET_ADMIN --cap-add "
+                 "SYS_PTRACE --security-opt seccomp=unconfined), and CRIU 4.2 or newer on kernels from "
+                 "6.16; SUPERVISE_CRIU chooses another one",
                  kSmokeLimit, [&] { return smoke(criu.value()); }));
   sink(run_probe("criu.cache", Need::Extra,
                  "mount a tmpfs on /run or /dev/shm: without it each dump and restore probes the kernel "

@@ -74,10 +74,14 @@ Result<std::string> try_move_mount() {
   return std::string("a directory was bound elsewhere by descriptor, and detached");
 }
 
+int own_proc() {
+  if (const int err = private_mounts(); err != 0) return err;
+  return ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0 ? 0 : errno;
+}
+
 Result<std::string> try_own_proc() {
   return in_pid_namespace("mount of its own /proc", [] {
-    if (const int err = private_mounts(); err != 0) return err;
-    if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) return errno;
+    if (const int err = own_proc(); err != 0) return err;
     char text[16];
     const ssize_t n = ::readlink("/proc/self", text, sizeof text);
     return n == 1 && text[0] == '1' ? 0 : ESRCH;
@@ -86,6 +90,8 @@ Result<std::string> try_own_proc() {
 
 Result<std::string> try_last_pid() {
   return in_pid_namespace("choice of the next PID (kernel.ns_last_pid)", [] {
+    // As the application's world has it: a container's own /proc/sys is read-only.
+    if (const int err = own_proc(); err != 0) return err;
     if (const int err = write_text("/proc/sys/kernel/ns_last_pid", "4000"); err != 0) return err;
     ProbeChild next([] { return 0; });
     const bool chosen = next.pid() == 4001;
@@ -144,8 +150,8 @@ void probe_namespaces(const ProbeSink& sink) {
                  kLimit, try_own_proc));
   sink(run_probe("mount.move", Need::Paths, admin, kLimit, try_move_mount));
   sink(run_probe("pid.choose", Need::Handover,
-                 "/proc/sys must be writable (container: --security-opt systempaths=unconfined or "
-                 "--privileged), or grant CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+                 "grant CAP_SYS_ADMIN, with which it mounts a /proc of its own (container: --cap-add "
+                 "SYS_ADMIN --security-opt seccomp=unconfined)",
                  kLimit, try_last_pid));
 }
 

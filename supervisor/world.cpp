@@ -90,7 +90,7 @@ std::string missing_namespaces(const Error& error) {
   return fmt::format(
       "no PID and mount namespace for the application ({}): storage paths can't be switched by "
       "mounts, and no image can be made or restored. The way out: run as root or with "
-      "CAP_SYS_ADMIN (in a container --cap-add SYS_ADMIN,SYS_PTRACE and --security-opt "
+      "CAP_SYS_ADMIN (in a container --cap-add SYS_ADMIN --cap-add SYS_PTRACE and --security-opt "
       "seccomp=unconfined, apparmor=unconfined where AppArmor denies mounts).",
       error.message());
 }

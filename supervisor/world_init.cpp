@@ -1,6 +1,7 @@
 #include "supervisor/world_init.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -246,7 +247,7 @@ class Init {
     int n = snprintf(text, sizeof text, "%d", value);
     UniqueFd fd(open(kLastPid, O_WRONLY | O_CLOEXEC));
     if (!fd || write(fd.get(), text, static_cast<std::size_t>(n)) != n)
-      return errno_error(std::string("write ") + kLastPid);
+      return errno_error(fmt::format("write {}", kLastPid));
     return {};
   }
 

@@ -16,8 +16,15 @@ PACKAGES_RUN=(
 )
 PACKAGES_TESTS=(
   redis-server=redis-server redis-tools=redis-cli nginx=nginx nodejs=node
-  default-jdk-headless=javac curl=curl musl-tools tmux make
+  default-jdk-headless=javac curl=curl musl-tools tmux make debootstrap docker.io=dockerd
 )
+
+# From Debian 13 on docker.io comes without the client.
+docker_client_package() {
+  local release
+  release=$(. /etc/os-release && printf '%s' "${VERSION_ID:-13}")
+  [[ ${release%%.*} -le 12 ]] || printf 'docker-cli=docker\n'
+}
 
 # The standard library's tests come in a package that carries the interpreter's version.
 python_testsuite_package() {

@@ -6,6 +6,7 @@
 // DIR must be empty or new. With --wait some descriptors, a mapping, locks and the working directory are
 // made first, then records are written and fsynced until FILE appears, then everything else is done: what
 // it prints must be the same wherever DIR's storage is by then.
+#include <cstdint>
 #include <dirent.h>
 #include <fcntl.h>
 #include <functional>
