@@ -43,7 +43,8 @@ std::string sha256_of_bytes(const std::string& bytes) {
   return sha.hex().value_or("");
 }
 
-Result<std::string> sha256_of_file(int fd, std::uint64_t* size, std::uint64_t limit) {
+Result<std::string> sha256_of_file(int fd, std::uint64_t* size, std::uint64_t limit,
+                                   const std::function<void(std::uint64_t)>& progress) {
   Sha256 sha;
   constexpr std::size_t kChunk = 1 << 20;
   std::vector<char> buffer(kChunk);
@@ -56,6 +57,7 @@ Result<std::string> sha256_of_file(int fd, std::uint64_t* size, std::uint64_t li
     if (n == 0) break;
     sha.add(buffer.data(), static_cast<std::size_t>(n));
     at += static_cast<std::uint64_t>(n);
+    if (progress) progress(static_cast<std::uint64_t>(n));
   }
   if (limit != UINT64_MAX && at < limit) {
     return errno_error(ENODATA, fmt::format("only {} of {} bytes are there", at, limit));

@@ -12,6 +12,7 @@ namespace supervise {
 inline constexpr const char* kManifestName = "manifest.json";
 inline constexpr const char* kCommitName = "commit.json";
 inline constexpr const char* kClaimName = "claim.json";
+inline constexpr const char* kClaimPrefix = "claim-";  // of further instances: claim-2.json...
 inline constexpr const char* kDumpLog = "dump.log";
 inline constexpr const char* kRestoreLog = "restore.log";
 inline constexpr const char* kDumpStats = "stats-dump";

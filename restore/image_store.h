@@ -3,6 +3,7 @@
 // rename), then the directory gets its final name. What has no valid manifest is no image.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,7 +49,9 @@ class ImageStore {
 // Reads and verifies: manifest, every part's size and hash, no part missing. The error names the
 // part that failed.
 Result<Manifest> load_manifest(const std::string& image_dir);
-Result<Manifest> verify_image(const std::string& image_dir);
+// `progress` is told the number of bytes after each piece (about a MiB) that was read.
+using ReadProgress = std::function<void(std::uint64_t)>;
+Result<Manifest> verify_image(const std::string& image_dir, const ReadProgress& progress = {});
 
 Result<std::string> sha256_of_fd(int fd);
 // Small files that two hosts speak through: written as temp, fsync, rename, fsync of the directory.

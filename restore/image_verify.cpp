@@ -19,7 +19,7 @@ constexpr std::array<std::string_view, 8> kNoParts = {
     kManifestName, kCommitName, kClaimName, kDumpLog, kRestoreLog, kDumpStats, kRestoreStats, kPidFile};
 
 // Nothing when the part is as the manifest says.
-std::optional<Error> check_part(int dir, const ImagePart& part) {
+std::optional<Error> check_part(int dir, const ImagePart& part, const ReadProgress& progress) {
   auto bad = [&](int err, std::string why) {
     return Error{err, fmt::format("part {}: {}", part.name, why)};
   };
@@ -32,7 +32,7 @@ std::optional<Error> check_part(int dir, const ImagePart& part) {
   if (size != part.size) {
     return bad(0, fmt::format("has {} bytes, the manifest says {}", size, part.size));
   }
-  auto hash = sha256_of_file(fd.get());
+  auto hash = sha256_of_file(fd.get(), nullptr, UINT64_MAX, progress);
   if (!hash) return bad(hash.error().err, hash.error().what);
   if (*hash != part.sha256) {
     return bad(0, fmt::format("its content was changed (SHA-256 {}, the manifest says {})",
@@ -44,7 +44,7 @@ std::optional<Error> check_part(int dir, const ImagePart& part) {
 }  // namespace
 
 bool is_part_name(const std::string& name) {
-  return !name.starts_with(".") &&
+  return !name.starts_with(".") && !name.starts_with(kClaimPrefix) &&
          std::find(kNoParts.begin(), kNoParts.end(), name) == kNoParts.end();
 }
 
@@ -62,7 +62,7 @@ Result<Manifest> load_manifest(const std::string& image_dir) {
   return manifest;
 }
 
-Result<Manifest> verify_image(const std::string& image_dir) {
+Result<Manifest> verify_image(const std::string& image_dir, const ReadProgress& progress) {
   auto manifest = load_manifest(image_dir);
   if (!manifest) return manifest;
   UniqueFd dir(open(image_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -73,7 +73,7 @@ Result<Manifest> verify_image(const std::string& image_dir) {
   std::set<std::string> listed;
   for (const auto& part : manifest->parts) {
     listed.insert(part.name);
-    if (auto bad = check_part(dir.get(), part)) {
+    if (auto bad = check_part(dir.get(), part, progress)) {
       if (err == 0) err = bad->err;
       failed.push_back(bad->what);
     }

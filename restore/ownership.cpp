@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <ctime>
 
 #include "restore/host_identity.h"
 #include "restore/identity_members.h"
@@ -40,7 +41,9 @@ constexpr const char* kEnded = "ended";
 constexpr const char* kRetracted = "retracted";
 
 std::string commit_file(const std::string& image) { return image + "/" + kCommitName; }
-std::string claim_file(const std::string& image) { return image + "/" + kClaimName; }
+std::string claim_file(const std::string& image, int slot = 1) {
+  return slot == 1 ? image + "/" + kClaimName : fmt::format("{}/{}{}.json", image, kClaimPrefix, slot);
+}
 std::string claim_lock(const std::string& image) { return image + "/.claim.lock"; }
 
 template <class T>
@@ -56,8 +59,9 @@ enum class Linked { Won, Lost };
 // Makes `path` with this content unless it is there. Over NFS the answer to link(2) may get lost:
 // the link count of our file tells.
 // `in_doubt` is set when an error leaves open whether the link was made.
-Result<Linked> link_new(const std::string& path, const std::string& content, bool* in_doubt = nullptr) {
-  ASSIGN_OR_RETURN(std::string temp, write_temp_file(path, content, true));
+Result<Linked> link_new(const std::string& path, const std::string& content, bool* in_doubt = nullptr,
+                        bool durable = true) {
+  ASSIGN_OR_RETURN(std::string temp, write_temp_file(path, content, durable));
   ScopeExit remove([&] { unlink(temp.c_str()); });
   if (link(temp.c_str(), path.c_str()) == 0) return Linked::Won;
   int err = errno;
@@ -81,9 +85,18 @@ Claim new_claim(std::uint64_t epoch, const char* state) {
   return {epoch, HostIdentity::self(), state, unix_now_ns(), 0};
 }
 
+std::string since(const Claim& c) {
+  const std::time_t t = c.since_unix_ns / 1'000'000'000;
+  std::tm tm{};
+  gmtime_r(&t, &tm);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+  return text;
+}
+
 Error busy(const std::string& image, const Claim& c, const char* why) {
-  return errno_error(EBUSY, fmt::format("image {} is claimed by {} (epoch {}, state {}): {}", image,
-                                        describe(c.owner), c.epoch, c.state, why));
+  return errno_error(EBUSY, fmt::format("image {} is claimed by {} (epoch {}, state {} since {}): {}", image,
+                                        describe(c.owner), c.epoch, c.state, since(c), why));
 }
 
 // Nothing when this claim may be taken over by us.
@@ -103,8 +116,8 @@ std::optional<Error> why_not(const std::string& image, const Claim& c, bool even
   }
   if (c.state == kClaimed || even_if_it_ran) return std::nullopt;
   return errno_error(EALREADY, fmt::format(
-      "image {}: the application has run from it on {} (epoch {}, state {}); running it again would "
-      "repeat what it wrote since", image, describe(c.owner), c.epoch, c.state));
+      "image {}: the application has run from it on {} (epoch {}, state {} since {}); running it again "
+      "would repeat what it wrote since", image, describe(c.owner), c.epoch, c.state, since(c)));
 }
 
 }  // namespace
@@ -234,6 +247,72 @@ Status Ownership::release(const std::string& image_dir) {
 
 Result<std::optional<Claim>> Ownership::claimed(const std::string& image_dir) const {
   return read_record<Claim>(claim_file(image_dir));
+}
+
+Result<int> Ownership::claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner) {
+  RETURN_IF_ERROR(fault_point("slot.before"));
+  ASSIGN_OR_RETURN(const std::uint64_t now, epoch());
+  const std::string text = json_io::write_object(Claim{now, owner, kClaimed, unix_now_ns(), 0});
+  Error last = plain_error(fmt::format("image {}: no instance is allowed", image_dir));
+  for (int slot = 1; slot <= slots; ++slot) {
+    const std::string path = claim_file(image_dir, slot);
+    for (int attempt = 0; attempt < 100; ++attempt) {
+      // No fsync: link(2) decides between all that look at this directory now. A crash that takes the
+      // claim away takes the owner, and what it has started, along.
+      ASSIGN_OR_RETURN(auto linked, link_new(path, text, nullptr, false));
+      if (linked == Linked::Won) {
+        RETURN_IF_ERROR(fault_point("slot.linked"));
+        return slot;
+      }
+      ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+      ASSIGN_OR_RETURN(auto there, read_record<Claim>(path));
+      if (!there) continue;  // given back since
+      if (same_process(there->owner, owner) && there->state == kClaimed) return slot;
+      if (auto no = why_not(image_dir, *there, false)) {
+        last = *no;
+        break;
+      }
+      RETURN_IF_ERROR(replace_file(path, text));
+      return slot;
+    }
+  }
+  return last;
+}
+
+Status Ownership::update_slot(const std::string& image_dir, int slot, const Claim& claim) {
+  ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+  ASSIGN_OR_RETURN(auto there, slot_claimed(image_dir, slot));
+  if (there && !same_process(there->owner, claim.owner)) {
+    return errno_error(EPERM, fmt::format("image {}: instance {} is claimed by {}, not by {}", image_dir, slot,
+                                          describe(there->owner), describe(claim.owner)));
+  }
+  RETURN_IF_ERROR(fault_point("slot.update"));
+  return write_file_durably(claim_file(image_dir, slot), json_io::write_object(claim));
+}
+
+Status Ownership::release_slot(const std::string& image_dir, int slot, const HostIdentity& owner) {
+  ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+  ASSIGN_OR_RETURN(auto there, slot_claimed(image_dir, slot));
+  if (!there || !same_process(there->owner, owner) || there->state != kClaimed) return {};
+  if (unlink(claim_file(image_dir, slot).c_str()) != 0)
+    return errno_error(fmt::format("remove {}", claim_file(image_dir, slot)));
+  return sync_dir(image_dir);
+}
+
+Result<std::optional<Claim>> Ownership::slot_claimed(const std::string& image_dir, int slot) const {
+  return read_record<Claim>(claim_file(image_dir, slot));
+}
+
+int Ownership::free_slots(const std::string& image_dir, int slots, std::string* why) const {
+  int n = 0;
+  for (int slot = 1; slot <= slots; ++slot) {
+    auto there = slot_claimed(image_dir, slot);
+    if (!there) continue;
+    auto no = *there ? why_not(image_dir, **there, false) : std::nullopt;
+    if (!no) ++n;
+    else if (why) *why = no->what;
+  }
+  return n;
 }
 
 }  // namespace supervise

@@ -74,6 +74,18 @@ class Ownership {
   Status release(const std::string& image_dir);
   Result<std::optional<Claim>> claimed(const std::string& image_dir) const;
 
+  // A warm image may be activated several times: each activation takes a slot (1 is claim.json, N is
+  // claim-N.json). Claims the first that is to be had of 1..slots for `owner`, a process of this host,
+  // in state "claimed", and returns it. Other hosts see the claim, but it is not durable before
+  // update_slot(). EBUSY or EALREADY name the owner of the last slot.
+  Result<int> claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner);
+  // Owner only, durable.
+  Status update_slot(const std::string& image_dir, int slot, const Claim& claim);
+  Status release_slot(const std::string& image_dir, int slot, const HostIdentity& owner);
+  Result<std::optional<Claim>> slot_claimed(const std::string& image_dir, int slot) const;
+  // How many of 1..slots claim_slot() would give now. `why` takes the sentence for one that it would not.
+  int free_slots(const std::string& image_dir, int slots, std::string* why = nullptr) const;
+
   Millis lock_timeout{5000};
 
  private:

@@ -52,6 +52,9 @@ class ControlServer {
   static Result<std::unique_ptr<ControlServer>> open(const std::string& name);
   ~ControlServer();  // removes the socket when it is still ours; as PID 1, lets clients end (1 s)
 
+  // In a forked child: closes what was inherited; the parent goes on answering.
+  void forget();
+
   int fd() const { return epoll_.get(); }
   void on_readable(const Handler& handler);
   const std::string& path() const { return path_; }

@@ -196,6 +196,18 @@ ControlServer::~ControlServer() {
     ::unlink(path_.c_str());
 }
 
+void ControlServer::forget() {
+  for (auto& connection : connections_) {
+    connection->epoll = -1;  // it is the parent's too
+    connection->fd.reset();
+  }
+  ino_ = 0;
+  lock_.reset();
+  listener_.reset();
+  epoll_.reset();
+  timer_.reset();
+}
+
 void ControlServer::accept_new() {
   while (true) {
     UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));

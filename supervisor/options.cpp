@@ -150,8 +150,17 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
   if (const auto* value = reader.one("ready")) {
     ASSIGN_OR_RETURN(const int i, read_word(*value, {"image", "cached", "parked"}));
     standby.ready = static_cast<ReadyLevel>(i);
-    if (standby.ready != ReadyLevel::Image)
-      return value->bad(value->text + " is not available in this version, expected image", 0);
+  }
+  if (const auto* value = reader.one("instances")) {
+    ASSIGN_OR_RETURN(const long n, read_number(*value, 1, 1000));
+    standby.instances = static_cast<int>(n);
+  }
+  if (const auto* value = reader.one("on-activate")) {
+    if (value->text.empty()) return value->bad("expected a shell command", 0);
+    standby.on_activate = value->text;
+  }
+  if (const auto* value = reader.one("activate-signal")) {
+    ASSIGN_OR_RETURN(standby.activate_signal, read_signal(*value));
   }
   if (const auto* value = reader.one("activate")) {
     ASSIGN_OR_RETURN(const int i, read_word(*value, {"handover", "command"}));

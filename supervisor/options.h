@@ -59,6 +59,9 @@ struct StandbyOptions {  // standby, restore
   std::vector<PathSpec> paths;  // this host's way to each path of the image
   ReadyLevel ready = ReadyLevel::Image;
   bool activate_on_command = false;
+  int instances = 1;            // --instances: activations of one warm image
+  std::string on_activate;      // --on-activate, empty: none
+  int activate_signal = 0;      // --activate-signal, 0: none
   DriftPolicy drift = DriftPolicy::Refuse;
   TcpPolicy tcp = TcpPolicy::Keep;
   LogOptions log;

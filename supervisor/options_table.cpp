@@ -33,16 +33,22 @@ constexpr CommandRow kCommands[] = {
      "supervise --observe --path data=/srv/first --events /var/log/app.events -- app",
      0},
     {CommandId::Standby, "standby", "--name NAME --from dir:PATH [OPTIONS]",
-     "the second host: receive, verify and resume images",
-     "Waits for images of the application NAME and resumes it here when a hand-over commits. Its "
-     "standard streams become those of this command, its exit becomes ours.",
-     "supervise standby --name app --path data=/srv/third --from dir:/shared/images", 0},
+     "the second host: receive, verify, park and resume images",
+     "Waits for images of the application NAME and resumes it here when a hand-over commits. Warm "
+     "images (of the warm point or of `supervise checkpoint`) are made ready as --ready says, the "
+     "newest in place of the one before, and woken by `supervise activate`. The application's standard "
+     "streams become those of this command, its exit becomes ours.",
+     "supervise standby --name app --path data=/srv/third --from dir:/shared/images\n"
+     "supervise standby --name app --from dir:/shared/images --ready parked --activate command", 0},
     {CommandId::Restore, "restore", "IMAGE [OPTIONS]", "resume an image in the foreground, supervised",
      "IMAGE is the directory of an image. It is verified first; what does not match its manifest "
      "is refused.",
      "supervise restore /shared/images/app/gen-000003 --path data=/srv/third", 1},
     {CommandId::Activate, "activate", "NAME", "wake the standby of NAME on this host",
-     "For a standby that was started with --activate command.", "supervise activate app", 1},
+     "Resumes the committed hand-over, or wakes the next copy of the newest warm image that is ready. "
+     "Tells image, instance, and the milliseconds from the request to the last thread that was let go. "
+     "Refused when the image or all its instances are claimed, with the owner named; exit status 1 "
+     "then.", "supervise activate app", 1},
     {CommandId::Status, "status", "[NAME] [--json]", "what runs here",
      "Processes, threads, storage paths and their health, journal bytes, images, standby. Without "
      "NAME: everything that runs under supervision on this host and can be asked.",
@@ -130,12 +136,22 @@ constexpr OptionRow kOptions[] = {
      Completion::Dir},
     {"from", "dir:PATH", false, kStandby, "where images come from", Completion::Dir},
     {"ready", "image|cached|parked", false, kSecond,
-     "how far an image is prepared: stored and verified; its pages in memory; restored and stopped "
-     "(default image)",
+     "how far a warm image is prepared: verified; verified and held in memory; restored with every "
+     "thread stopped (default image)",
      Completion::Words, "image cached parked"},
     {"activate", "handover|command", false, kStandby,
-     "resume by itself when a hand-over commits (default), or only on `supervise activate`",
+     "resume by itself when a hand-over commits (default), or only on `supervise activate`; a warm "
+     "image is activated on `supervise activate` only",
      Completion::Words, "handover command"},
+    {"instances", "N", false, kStandby,
+     "how often one warm image may be activated; as many copies are prepared (default 1)"},
+    {"on-activate", "COMMAND", false, kStandby,
+     "shell command that is started on this host when a warm image is activated, beside the "
+     "application. Environment: SUPERVISE_NAME, SUPERVISE_IMAGE, SUPERVISE_GENERATION, "
+     "SUPERVISE_INSTANCE, SUPERVISE_PID"},
+    {"activate-signal", "SIGNAL", false, kStandby,
+     "signal that the application's first process gets before its first instruction when a warm image "
+     "is activated (USR1, SIGUSR1 or 10), for instance to seed its random numbers anew"},
     {"drift", "refuse|truncate|accept-appended", false, kSecond,
      "what to do when a file's size is not the image's (default refuse)", Completion::Words,
      "refuse truncate accept-appended"},
@@ -158,7 +174,7 @@ constexpr OptionRow kOptions[] = {
     {"timeout", "DURATION", false, kStatus | kCheckpoint | kHandover | kActivate,
      "how long the answer may take (default 5s for status, otherwise 10m)"},
     {"keep", "N", false, kImages, "prune: how many of the newest images stay (default 3)"},
-    {"json", "", false, kStatus | kImages | kDoctor | kList | kVersion | kCheckpoint | kHandover,
+    {"json", "", false, kStatus | kImages | kDoctor | kList | kVersion | kCheckpoint | kHandover | kActivate,
      "machine-readable output"},
 };
 

@@ -1,7 +1,9 @@
 #include "supervisor/options_values.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -248,6 +250,19 @@ Result<long> read_number(const OptionValue& value, long least, long most) {
   if (error != std::errc() || number < least || number > most)
     return value.bad(fmt::format("expected a number from {} to {}", least, most), 0);
   return number;
+}
+
+Result<int> read_signal(const OptionValue& value) {
+  std::string_view word = value.text;
+  if (word.starts_with("SIG")) word.remove_prefix(3);
+  for (int sig = 1; sig <= SIGRTMAX; ++sig) {
+    const char* name = sigabbrev_np(sig);
+    if ((name != nullptr && word == name) || word == std::to_string(sig)) {
+      if (sig == SIGKILL || sig == SIGSTOP) break;
+      return sig;
+    }
+  }
+  return value.bad("expected the name or number of a signal that can be caught, for example USR1", 0);
 }
 
 Result<Millis> read_duration(const OptionValue& value) {

@@ -25,6 +25,8 @@ Result<std::vector<Rule>> read_rules(const OptionReader& reader,
                                      const std::vector<PathSpec>& paths);
 Status read_log(const OptionReader& reader, LogOptions& log);
 Result<long> read_number(const OptionValue& value, long least, long most);
+// A number, USR1 or SIGUSR1.
+Result<int> read_signal(const OptionValue& value);
 Result<Millis> read_duration(const OptionValue& value);
 Result<std::uint64_t> read_size(const OptionValue& value);
 

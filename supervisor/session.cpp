@@ -124,6 +124,12 @@ Status Session::open_control() {
   return {};
 }
 
+void Session::watch(int fd, std::function<void()> work) {
+  epoll_event ev{EPOLLIN | EPOLLONESHOT, {.fd = fd}};
+  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &ev);
+  watched_ = std::move(work);
+}
+
 Status Session::launch(const std::vector<std::string>& argv) {
   RETURN_IF_ERROR(open_control());
   learn_criu_version();
@@ -153,9 +159,8 @@ Status Session::launch(const std::vector<std::string>& argv) {
   return world_->release_launch();
 }
 
-Status Session::take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
-                          const std::set<int>& guarded) {
-  RETURN_IF_ERROR(open_control());
+Status Session::adopt(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
+                      const std::set<int>& guarded) {
   learn_criu_version();
   world_ = std::move(world);
   RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
@@ -190,6 +195,7 @@ int Session::loop() {
     epoll_event got[8];
     epoll_wait(epoll_.get(), got, 8, wait);
     serve_signals();
+    if (watched_) watched_();
     if (control_) serve_control();
   }
   return exit_status();

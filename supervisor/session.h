@@ -48,6 +48,7 @@ struct SessionConfig {
   WarmRules warm;
   Millis refresh{0};              // a new warm image every so often; 0: none
   std::vector<std::string> command;  // for the manifest and status
+  std::string activated;          // which image was activated here, and since when; empty: none
 };
 
 struct Incident {
@@ -84,11 +85,24 @@ class Session : public TracerPolicy {
 
   // Creates the world and the application in it, stopped before its first instruction runs freely.
   Status launch(const std::vector<std::string>& argv);
-  // Takes over a restored tree (root as seen from outside) in `world`; the application runs when
-  // loop() is entered.
+  // Takes over a restored tree (root as seen from outside) in `world`; every thread is held until
+  // wake(), which does nothing else, or loop().
   // `guarded`: inner PIDs that got a handler for SIGTRAP for the dump (tracer/snapshot.h).
-  Status take_over(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
-                   const std::set<int>& guarded);
+  Status adopt(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
+               const std::set<int>& guarded);
+  void wake() { tracer_.resume_all(); }
+  Status open_control();  // it answers; launch() does this itself
+  pid_t first_process() const { return app_pid_; }
+  // The name of the control socket (empty: as it is), and what it answers to a further `activate`.
+  void on_activated(const std::string& name, const std::string& answer) {
+    if (!name.empty()) config_.name = name;
+    config_.activated = answer;
+  }
+  bool has_processes() const { return tracer_.has_tasks(); }
+  bool serve_tracees() { return tracer_.drain(); }  // while they are held: notices ends
+  // `work`, which must not block, is called in loop() at each of its turns; that `fd` becomes readable
+  // makes one turn, once.
+  void watch(int fd, std::function<void()> work);
   // Until the application has ended or was handed over. Returns supervise's exit status.
   int loop();
 
@@ -140,7 +154,6 @@ class Session : public TracerPolicy {
   void watch_signals();
 
   // session.cpp
-  Status open_control();
   void learn_criu_version();
   bool release_waiting_writers(const InodeKey& key);
   void after_stop_work();
@@ -216,6 +229,7 @@ class Session : public TracerPolicy {
   bool job_stopping_ = false;  // our own process group has been told so
   std::unique_ptr<ControlServer> control_;
   UniqueFd signal_fd_, epoll_;
+  std::function<void()> watched_;
   Clock::time_point started_ = Clock::now();
   std::vector<std::function<void()>> deferred_;  // control requests that need everything held
   struct ThreadNote {

@@ -72,6 +72,8 @@ void Session::serve_control() {
         if (handed_over_) reply.ok(json{{"image", last_image_}}.dump());
         else reply.fail("the hand-over failed; the application goes on here (the log says why)");
       });
+    } else if (request.command == "activate" && !config_.activated.empty()) {
+      reply.fail(config_.activated);
     } else {
       reply.fail(fmt::format("`{}` is not for a running application", request.command));
     }

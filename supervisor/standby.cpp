@@ -1,227 +1,431 @@
-// The second host: answers the origin, takes over committed images, and resumes them; and the
-// restore of one image in the foreground.
-#include <fmt/format.h>
+#include "supervisor/standby.h"
+
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#include <set>
-
-#include <nlohmann/json.hpp>
+#include <filesystem>
 
 #include "restore/criu.h"
-#include "restore/file_drift.h"
+#include "restore/host_identity.h"
 #include "restore/image_store.h"
-#include "restore/ownership.h"
 #include "restore/rendezvous.h"
+#include "restore/store_files.h"
 #include "supervisor/base/fault_point.h"
-#include "supervisor/control.h"
-#include "supervisor/host_command.h"
-#include "supervisor/session.h"
+#include "supervisor/resume.h"
 #include "supervisor/session_entry.h"
-#include "supervisor/session_json.h"
 
 namespace supervise {
 namespace {
 
-constexpr Millis kBeat{200};
+constexpr int kTries = 3;
+constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP};
 
-std::int64_t unix_ns() {
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
+int exit_status_of(int wait_status) {
+  return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
 
-const PathSpec* own_way(const StandbyOptions& options, const std::string& name) {
-  for (const PathSpec& p : options.paths)
-    if (p.name == name) return &p;
-  return nullptr;
+// What keepers that were killed have left.
+void sweep_work(const std::string& name) {
+  std::error_code error;
+  const std::string prefix = name + ".work-";
+  for (std::filesystem::directory_iterator it(control_dir(), error), end; !error && it != end; it.increment(error)) {
+    const std::string file = it->path().filename().string();
+    if (!file.starts_with(prefix)) continue;
+    const int pid = atoi(file.c_str() + prefix.size());
+    if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) remove_tree(it->path().string());
+  }
 }
 
-Status covers(const StandbyOptions& options, const Manifest& manifest) {
-  for (const ImagePath& p : manifest.paths)
-    if (!own_way(options, p.name))
-      return plain_error(fmt::format("the image needs storage path `{}` (seen at {}): give --path {}=DIR",
-                                     p.name, p.place, p.name));
-  return {};
+// Several processes write to them from now on, each with a description of its own.
+void append_to_standard_streams() {
+  for (int fd : {1, 2}) {
+    struct stat st{};
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && !(flags & O_APPEND))
+      fcntl(fd, F_SETFL, flags | O_APPEND);
+  }
 }
-
-Status hook(const PathSpec& path, const std::string& command, const std::string& reason) {
-  if (command.empty()) return {};
-  auto r = run_host_command(command,
-                            {"SUPERVISE_PATH=" + path.name, "SUPERVISE_DIR=" + path.dirs[0],
-                             "SUPERVISE_FROM=", "SUPERVISE_REASON=" + reason},
-                            Deadline::in(Millis(30000)));
-  if (!r) return r.error();
-  if (!r->success()) return plain_error(fmt::format("`{}` ended with {}", command, r->describe()));
-  return {};
-}
-
-// Everything from a verified image to a running session.
-class Resume {
- public:
-  Resume(const StandbyOptions& options, Events& events, std::string image, Ownership* ownership)
-      : options_(options), events_(events), image_(std::move(image)), ownership_(ownership) {}
-
-  // The session's exit status; an error when the image could not be resumed (the paths are down
-  // again, nothing of it runs).
-  Result<int> run(const Manifest& manifest) {
-    const auto began = Clock::now();
-    RETURN_IF_ERROR(paths_up(manifest));
-    auto session = restore(manifest);
-    if (!session) {
-      paths_down(manifest);
-      return session.error();
-    }
-    const double restore_ms = ms_between(began, Clock::now());
-    Claim claim;
-    if (ownership_) {
-      auto got = ownership_->claimed(image_);
-      if (got && *got) claim = **got;
-      claim.state = "running";
-      claim.since_unix_ns = unix_ns();
-      RETURN_IF_ERROR(ownership_->update_claim(image_, claim));
-    }
-    events_.info("handover.step", fmt::format("restored in {:.1f} ms, {} threads", restore_ms,
-                                              manifest.threads.size()),
-                 {{"step", std::int64_t{11}}, {"restore_ms", restore_ms}});
-    (*session)->on_first_io = [&] {
-      const std::int64_t now = unix_ns();
-      const std::int64_t from = manifest.error_unix_ns ? manifest.error_unix_ns : manifest.created_unix_ns;
-      events_.info("handover.resumed",
-                   fmt::format("first good I/O here: freeze {:.1f} ms, dump {:.1f} ms, restore {:.1f} ms, total "
-                               "from the {} {:.1f} ms",
-                               manifest.freeze_ms, manifest.dump_ms, restore_ms,
-                               manifest.error_unix_ns ? "error" : "image",
-                               static_cast<double>(now - from) / 1e6),
-                   {{"step", std::int64_t{12}},
-                    {"freeze_ms", manifest.freeze_ms},
-                    {"dump_ms", manifest.dump_ms},
-                    {"restore_ms", restore_ms},
-                    {"total_ms", static_cast<double>(now - from) / 1e6}});
-      if (ownership_) {
-        claim.first_io_unix_ns = now;
-        ownership_->update_claim(image_, claim).ignore();
-      }
-    };
-    const int status = (*session)->loop();
-    if (ownership_) {
-      claim.state = "ended";
-      ownership_->update_claim(image_, claim).ignore();
-    }
-    return status;
-  }
-
- private:
-  Status paths_up(const Manifest& manifest) {
-    for (const ImagePath& p : manifest.paths) {
-      const PathSpec* own = own_way(options_, p.name);
-      if (auto s = hook(*own, own->up, "resume"); !s) return s.error().with("path " + p.name);
-    }
-    return {};
-  }
-  void paths_down(const Manifest& manifest) {
-    for (const ImagePath& p : manifest.paths) {
-      const PathSpec* own = own_way(options_, p.name);
-      if (auto s = hook(*own, own->down, "not resumed"); !s)
-        events_.warn("path.down_failed", s.error().message());
-    }
-  }
-
-  Result<std::unique_ptr<Session>> restore(const Manifest& manifest) {
-    SessionConfig config;
-    config.name = manifest.app_name;
-    config.command = manifest.command;
-    RETURN_IF_ERROR(run_options_from_json(manifest.run_options, config));
-    config.standby = options_.onward_standby;
-    config.images_dir = options_.images_dir;
-    ASSIGN_OR_RETURN(const CarriedState state, carried_state_from_json(manifest.state));
-    WorldSpec spec;
-    std::vector<DriftPlace> places;
-    for (const ImagePath& p : manifest.paths) {
-      const PathSpec* own = own_way(options_, p.name);
-      config.paths.push_back(*own);
-      config.places.push_back(p.place);
-      spec.places.push_back({p.name, p.place, own->dirs[0]});
-      places.push_back({p.place, own->dirs[0]});
-    }
-    ASSIGN_OR_RETURN(const auto drifts, find_drift(manifest.files, places));
-    RETURN_IF_ERROR(apply_drift_policy(options_.drift, drifts, places));
-    PatchedImage patched;
-    if (!drifts.empty() && options_.drift == DriftPolicy::AcceptAppended) {
-      std::vector<std::string> longer;
-      for (const FileDrift& d : drifts) longer.push_back(d.path);
-      ASSIGN_OR_RETURN(patched, image_without_sizes(image_, longer));
-    }
-    const std::string& dir = patched.dir().empty() ? image_ : patched.dir();
-    UniqueFd image_dir(open_directory(dir));
-    if (!image_dir) return errno_error("open " + dir);
-
-    auto session = std::make_unique<Session>(config, events_);
-    session->carry(state.incidents);
-    RETURN_IF_ERROR(fault_point("handover.11.world"));
-    ASSIGN_OR_RETURN(auto world, World::create(spec));
-    if (!world->has_namespaces()) {
-      const auto limits = world->limits();
-      return plain_error(limits.empty() ? "no namespaces here" : limits.front());
-    }
-    ASSIGN_OR_RETURN(const Criu criu, Criu::find());
-    std::vector<StdioInfo> stdio;
-    for (const ImageStdio& s : manifest.stdio) stdio.push_back({s.fd, s.kind, s.id});
-    ASSIGN_OR_RETURN(auto inherit, world->stdio_for_restore(stdio));
-    RestoreRequest request;
-    request.image_dir_fd = image_dir.get();
-    request.tcp = config.tcp;
-    for (auto& i : inherit) request.inherit.push_back({i.id, i.fd.get()});
-    std::set<int> pids;
-    for (const ImageThread& t : manifest.threads) pids.insert(t.tid);
-    world->keep_tools_off(pids);
-    ASSIGN_OR_RETURN(const int inner, criu.restore(*world, request, Deadline::in(Criu::deadline())));
-    RETURN_IF_ERROR(fault_point("handover.11.restored"));
-    ASSIGN_OR_RETURN(const pid_t outer, world->outer_pid(inner));
-    RETURN_IF_ERROR(world->adopt_app(inner));
-    if (state.last_pid > 0) world->set_last_pid(state.last_pid).ignore();
-    std::set<pid_t> stopped;
-    for (int pid : state.stopped)
-      if (auto o = world->outer_pid(pid)) stopped.insert(*o);
-    RETURN_IF_ERROR(session->take_over(std::move(world), outer, stopped, state.guarded));
-    return session;
-  }
-
-  static int open_directory(const std::string& dir) {
-    return ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  }
-
-  const StandbyOptions& options_;
-  Events& events_;
-  std::string image_;
-  Ownership* ownership_;
-};
-
-// SIGTERM and SIGINT end a standby that runs nothing; the mask stays for the session that follows.
-class StopSignal {
- public:
-  StopSignal() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    sigaddset(&set_, SIGHUP);
-    sigprocmask(SIG_BLOCK, &set_, nullptr);
-  }
-  int wait(Millis d) const {
-    const timespec limit{d.count() / 1000, (d.count() % 1000) * 1'000'000};
-    const int sig = sigtimedwait(&set_, nullptr, &limit);
-    return sig > 0 ? sig : 0;
-  }
-
- private:
-  sigset_t set_;
-};
 
 }  // namespace
+
+Standby::Standby(const StandbyOptions& options, Events& events, std::string app_dir)
+    : options_(options), events_(events), app_dir_(std::move(app_dir)), commanded_(!options.activate_on_command) {}
+
+Standby::~Standby() = default;
+
+int Standby::running() const {
+  int n = 0;
+  for (const auto& [id, held] : copies_) n += held.view.state == CopyState::Running ? 1 : 0;
+  return n;
+}
+
+int Standby::run() {
+  const auto broken = [&](const Error& e) {
+    events_.error("standby.failed", e.message());
+    return 125;
+  };
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  for (int s : kForwarded) sigaddset(&set, s);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  signal_fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  append_to_standard_streams();
+
+  if (auto server = ControlServer::open(options_.name)) control_ = server.take();
+  else if (server.error().err == EADDRINUSE) return broken(server.error());
+  else events_.warn("control.unavailable", server.error().message());
+  sweep_work(options_.name);
+  if (auto s = watch_.start(options_, events_, app_dir_, [this] { let_go_in_child(); }); !s) return broken(s.error());
+  if (auto s = claims_.start(events_, app_dir_, [this] { let_go_in_child(); }); !s) return broken(s.error());
+  events_.info("standby.ready", fmt::format("standing by for {} on {}", options_.name, app_dir_));
+
+  for (;;) {
+    wait_for_events();
+    if (control_) serve_control();
+    begin_next_activation();
+    serve_claims();
+    serve_copies();
+    if (auto status = serve_signals()) return *status;
+    if (auto status = serve_store()) return *status;
+    reap();
+    if (auto status = resume_committed()) return *status;
+    plan();
+    if (auto status = status_if_over()) return *status;
+    begin_next_activation();
+  }
+}
+
+void Standby::wait_for_events() {
+  std::vector<pollfd> fds;
+  const auto add = [&](int fd) {
+    if (fd >= 0) fds.push_back({fd, POLLIN, 0});
+  };
+  if (control_) add(control_->fd());
+  add(signal_fd_.get());
+  add(watch_.process().fd());
+  add(claims_.process().fd());
+  for (const auto& [id, held] : copies_) add(held.copy->fd());
+  int wait_ms = 1000;
+  if (activation_ && activation_->claim_pending)
+    wait_ms = std::min(wait_ms, Deadline(activation_->claim_until).left_ms());
+  if (!committed_.empty() && resume_again_ > Clock::now())
+    wait_ms = std::min(wait_ms, Deadline(resume_again_).left_ms());
+  poll(fds.data(), fds.size(), wait_ms);
+}
+
+// A descriptor that another process still has would keep a closed line open.
+void Standby::let_go_in_child() {
+  if (control_) control_->forget();
+  (void)control_.release();
+  signal_fd_.reset();
+  watch_.process().forget();
+  claims_.process().forget();
+  for (auto& [id, held] : copies_) held.copy->forget();
+}
+
+std::optional<int> Standby::serve_signals() {
+  signalfd_siginfo info;
+  while (read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
+    const int sig = static_cast<int>(info.ssi_signo);
+    if (sig == SIGCHLD) continue;
+    if (running() > 0) {
+      // The terminal has told everybody itself.
+      if (info.ssi_code == SI_KERNEL) continue;
+      for (auto& [id, held] : copies_)
+        if (held.view.state == CopyState::Running) kill(held.copy->pid(), sig);
+    } else if (sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT) {
+      watch_.process().stop();
+      Rendezvous(app_dir_).leave(HostIdentity::self());
+      copies_.clear();
+      events_.info("standby.stopped", fmt::format("ended by {}", strsignal(sig)));
+      return 128 + sig;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<int> Standby::serve_store() {
+  while (auto news = watch_.read_news()) {
+    if (news->trouble != trouble_) {
+      trouble_ = news->trouble;
+      if (trouble_.empty()) events_.info("standby.store", "the image store can be read again");
+      else events_.warn("standby.store", "the image store can't be read, what is ready stays so: " + trouble_);
+    }
+    if (!news->trouble.empty()) continue;
+    images_ = std::move(news->images);
+    committed_ = news->committed;
+  }
+  if (auto status = watch_.process().ended()) {
+    events_.error("standby.watch_ended", fmt::format("the process that watches the store ended: {}",
+                                                     exit_status_of(*status)));
+    // With nothing ready here there is nothing to keep: whoever started us sees it.
+    if (copies_.empty()) return exit_status_of(*status);
+    poll(nullptr, 0, 200);
+    watch_.start(options_, events_, app_dir_, [this] { let_go_in_child(); }).ignore();
+    tell_level();
+  }
+  return std::nullopt;
+}
+
+void Standby::serve_copies() {
+  for (auto& [id, held] : copies_)
+    while (auto news = held.copy->read_news()) {
+      on_news(held, *news);
+      if (news->kind == CopyNews::Lost) break;
+    }
+}
+
+void Standby::on_news(Held& held, const CopyNews& news) {
+  const auto image_of = [&] {
+    for (const auto& image : images_)
+      if (image.stamp == held.stamp) return image;
+    SeenImage gone;
+    gone.generation = held.view.generation;
+    gone.dir = held.copy->plan().image;
+    gone.stamp = held.stamp;
+    return gone;
+  };
+  switch (news.kind) {
+    case CopyNews::Progress:
+      events_.info("standby.progress", fmt::format("image {}: {}", held.copy->plan().image, news.text));
+      held.ready.text = news.text;
+      return;
+    case CopyNews::Ready: {
+      held.ready = news;
+      held.view.state = CopyState::Ready;
+      held.copy->since = Clock::now();
+      verified_.insert(held.stamp);
+      if (!news.clash.empty() && options_.instances > 1 && !most_.contains(held.view.generation)) {
+        most_[held.view.generation] = 1;
+        events_.warn("standby.one_instance",
+                     fmt::format("image {}: only one instance of it can be on this host: {}",
+                                 held.copy->plan().image, news.clash));
+      }
+      if (!news.text.empty())
+        events_.warn("standby.limited", fmt::format("image {} is {}: {}", held.copy->plan().image, news.level, news.text));
+      const std::uint64_t kept = news.level == "cached" ? news.pinned_bytes : held.copy->resident_bytes();
+      events_.info("standby." + (news.level == "image" ? "verified" : news.level),
+                   fmt::format("image {} is {}: verified in {:.1f} ms, restored in {:.1f} ms, {:.1f} MiB kept",
+                               held.copy->plan().image, news.level, news.verify_ms, news.restore_ms,
+                               static_cast<double>(kept) / (1 << 20)),
+                   {{"image", held.copy->plan().image},
+                    {"generation", static_cast<std::int64_t>(held.view.generation)},
+                    {"verify_ms", news.verify_ms},
+                    {"restore_ms", news.restore_ms},
+                    {"memory", static_cast<std::int64_t>(kept)}});
+      tell_level();
+      return;
+    }
+    case CopyNews::Refused: refuse(image_of(), news.text); return;
+    case CopyNews::Failed:
+      if (held.view.state == CopyState::Waking) {
+        claims_.update(held.copy->plan().image, held.slot, held.copy->identity(), "claimed");
+        fail_activation("the image could not be resumed: " + news.text);
+      }
+      if (++failures_[held.stamp] >= kTries) {
+        refuse(image_of(), news.text);
+      } else {
+        events_.warn("standby.retry", fmt::format("image {}: {}", held.copy->plan().image, news.text));
+      }
+      return;
+    case CopyNews::Awake: finish_activation(held, news); return;
+    case CopyNews::Lost: return;  // its end tells more
+  }
+}
+
+void Standby::refuse(const SeenImage& image, const std::string& reason) {
+  if (!refused_.insert(image.stamp).second) return;
+  last_refusal_ = fmt::format("image {} is refused: {}", image.dir, reason);
+  const auto ready = std::find_if(copies_.begin(), copies_.end(),
+                                  [](const auto& c) { return c.second.view.state == CopyState::Ready; });
+  events_.error("standby.refused",
+                last_refusal_ + (ready == copies_.end() ? "" : fmt::format("; generation {} stays ready",
+                                                                           ready->second.view.generation)),
+                {{"image", image.dir}, {"generation", static_cast<std::int64_t>(image.generation)}});
+}
+
+void Standby::reap() {
+  for (auto it = copies_.begin(); it != copies_.end();) {
+    auto next = std::next(it);
+    int status = 0;
+    const pid_t pid = it->second.copy->pid();
+    if (pid > 0 && waitpid(pid, &status, WNOHANG) == pid) {
+      while (auto news = it->second.copy->read_news()) {  // its last words
+        on_news(it->second, *news);
+        if (news->kind == CopyNews::Lost) break;
+      }
+      it->second.copy->ended();
+      on_copy_end(it, exit_status_of(status));
+    }
+    it = next;
+  }
+  std::erase_if(commands_, [&](Helper& command) {
+    auto status = command.ended();
+    if (status && exit_status_of(*status) != 0)
+      events_.warn("standby.on_activate", fmt::format("--on-activate ended with {}", exit_status_of(*status)));
+    return status.has_value();
+  });
+}
+
+void Standby::on_copy_end(std::map<int, Held>::iterator it, int status) {
+  Held& held = it->second;
+  const std::string image = held.copy->plan().image;
+  if (held.view.state == CopyState::Running) {
+    claims_.update(image, held.slot, held.copy->identity(), "ended");
+    if (!application_status_ || *application_status_ == 0) application_status_ = status;
+    events_.info("standby.ended", fmt::format("instance {} of image {} ended with {}", held.slot, image, status),
+                 {{"image", image}, {"instance", std::int64_t{held.slot}}, {"status", std::int64_t{status}}});
+  } else {
+    if (activation_ && activation_->id == it->first) {
+      if (held.slot > 0) claims_.update(image, held.slot, held.copy->identity(), "claimed");
+      fail_activation("the copy ended before it was awake");
+    }
+    if (!refused_.contains(held.stamp) && failures_[held.stamp] == 0)
+      events_.warn("standby.lost", fmt::format("a copy of image {} ended ({})", image, status));
+    if (held.view.state == CopyState::Preparing && !refused_.contains(held.stamp) && ++failures_[held.stamp] >= kTries) {
+      SeenImage lost;
+      lost.dir = image;
+      lost.stamp = held.stamp;
+      lost.generation = held.view.generation;
+      refuse(lost, fmt::format("its preparation ended {} times, last with {}", kTries, status));
+    }
+  }
+  copies_.erase(it);
+  tell_level();
+}
+
+void Standby::plan() {
+  StandbyView view;
+  view.images = images_;
+  view.refused = refused_;
+  view.most = most_;
+  view.instances = options_.instances;
+  for (const auto& [id, held] : copies_) view.copies.push_back(held.view);
+  const StandbyStep step = plan_standby(view);
+  for (const auto& r : step.refuse) refuse(r.image, r.reason);
+  for (const int id : step.end) {
+    Held& old = copies_.at(id);
+    if (activation_ && activation_->id == id) continue;
+    const auto newest = copy_to_wake(view.copies);
+    const std::uint64_t generation = newest ? copies_.at(*newest).view.generation : 0;
+    const std::uint64_t freed = old.copy->resident_bytes();
+    const auto began = Clock::now();
+    const std::uint64_t was = old.view.generation;
+    fault_point("standby.swap").ignore();
+    copies_.erase(id);
+    events_.info("standby.swapped",
+                 fmt::format("generation {} is ready in place of {}, which was ended in {:.1f} ms ({:.1f} MiB freed)",
+                             generation, was, ms_between(began, Clock::now()), static_cast<double>(freed) / (1 << 20)),
+                 {{"generation", static_cast<std::int64_t>(generation)},
+                  {"former", static_cast<std::int64_t>(was)},
+                  {"end_ms", ms_between(began, Clock::now())}});
+    tell_level();
+  }
+  // A hand-over that is about to be resumed has the memory and the storage paths for itself.
+  if (step.prepare && (committed_.empty() || not_ours_.contains(committed_))) start_copy(*step.prepare);
+}
+
+void Standby::start_copy(const SeenImage& image) {
+  CopyPlan plan;
+  plan.id = next_id_++;
+  plan.image = image.dir;
+  plan.generation = image.generation;
+  plan.level = options_.ready;
+  plan.verified = verified_.contains(image.stamp);
+  auto copy = Copy::start(options_, events_, plan, [this] { let_go_in_child(); });
+  if (!copy) {
+    events_.warn("standby.retry", copy.error().message());
+    if (++failures_[image.stamp] >= kTries) refuse(image, copy.error().message());
+    return;
+  }
+  Held held;
+  held.copy = copy.take();
+  held.view = {plan.id, image.generation, image.origin, image.created_unix_ns, CopyState::Preparing};
+  held.stamp = image.stamp;
+  copies_.emplace(plan.id, std::move(held));
+}
+
+void Standby::tell_level() {
+  std::string level = "image";
+  for (const auto& [id, held] : copies_)
+    if (held.view.state == CopyState::Ready && held.ready.level != "image") level = held.ready.level;
+  // Where the application runs there is no standby for its hand-over.
+  watch_.tell(level, !was_activated_);
+}
+
+std::optional<int> Standby::resume_committed() {
+  if (committed_.empty() || !commanded_ || was_activated_ || activation_ || not_ours_.contains(committed_) ||
+      resume_again_ > Clock::now())
+    return std::nullopt;
+  const std::string image = committed_;
+  Ownership ownership(app_dir_);
+  auto epoch = ownership.raise_epoch();
+  Status claimed = epoch ? ownership.claim(image, *epoch) : Status(epoch.error());
+  if (!claimed) {
+    not_ours_.insert(image);
+    events_.warn("standby.not_owner", fmt::format("{}: {}", image, claimed.error().message()));
+    return std::nullopt;
+  }
+  // The origin may have taken the commit back in between.
+  auto still = ownership.committed(image);
+  if (!still || !*still) {
+    resume_again_ = Clock::now() + Millis(500);
+    return std::nullopt;
+  }
+  fault_point("handover.11.claimed").ignore();
+  // What is ready is of an older state: nobody may wake it any more.
+  if (!copies_.empty()) events_.info("standby.overtaken", fmt::format("{} copies of older images are ended for {}",
+                                                                      copies_.size(), image));
+  copies_.clear();
+  auto manifest = verify_image(image);
+  Status good = manifest ? covers(options_, *manifest) : Status(manifest.error());
+  Result<int> status = 0;
+  if (good) {
+    events_.info("standby.resume", fmt::format("{} is ours, epoch {}", image, *epoch));
+    watch_.process().stop();
+    claims_.process().stop();
+    signal_fd_.reset();
+    control_.reset();
+    status = resume_image(options_, events_, image, *manifest, &ownership);
+  } else {
+    status = good.error();
+  }
+  if (status) {
+    Rendezvous(app_dir_).leave(HostIdentity::self());
+    return *status;
+  }
+  events_.error("standby.resume_failed", status.error().message());
+  ownership.release(image).ignore();
+  if (++resume_failures_ >= kTries) {
+    Rendezvous(app_dir_).leave(HostIdentity::self());
+    return 125;
+  }
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  for (int s : kForwarded) sigaddset(&set, s);
+  signal_fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!control_)
+    if (auto server = ControlServer::open(options_.name)) control_ = server.take();
+  watch_.start(options_, events_, app_dir_, [this] { let_go_in_child(); }).ignore();
+  claims_.start(events_, app_dir_, [this] { let_go_in_child(); }).ignore();
+  resume_again_ = Clock::now() + Millis(500);
+  return std::nullopt;
+}
+
+// All that was activated has ended: so do we, with its status.
+std::optional<int> Standby::status_if_over() const {
+  if (!was_activated_ || running() > 0 || activation_ || !application_status_) return std::nullopt;
+  return application_status_;
+}
 
 int run_standby(const StandbyOptions& options, Events& events) {
   const auto broken = [&](const Error& e) {
@@ -231,114 +435,9 @@ int run_standby(const StandbyOptions& options, Events& events) {
   if (!options.from.starts_with("dir:")) return broken(plain_error("--from must be dir:PATH"));
   auto criu = Criu::find();
   if (!criu) return broken(criu.error());
-  auto opened = ImageStore::open(options.from.substr(4), options.name, true);
-  if (!opened) return broken(opened.error());
-  ImageStore store = opened.take();
-  Rendezvous rendezvous(store.dir());
-  Ownership ownership(store.dir());
-  StandbyInfo info;
-  info.who = HostIdentity::self();
-  info.level = "image";
-  for (const PathSpec& p : options.paths) info.paths.push_back(p.name);
-  StopSignal stop;
-  events.info("standby.ready", fmt::format("standing by for {} on {}", options.name, store.dir()));
-
-  // `activate` and `status` while nothing runs here; a session has a control socket of its own.
-  bool activated = !options.activate_on_command;
-  std::unique_ptr<ControlServer> control;
-  if (auto server = ControlServer::open(options.name)) control = server.take();
-  else if (server.error().err == EADDRINUSE) return broken(server.error());
-  else events.warn("control.unavailable", server.error().message());
-  const auto serve = [&](const ControlRequest& request, ControlReply reply) {
-    auto image = store.newest();
-    const std::string newest = image && *image ? (*image)->dir : "";
-    if (request.command == "status") {
-      reply.ok(nlohmann::json{{"name", options.name}, {"pid", getpid()}, {"standby", store.dir()},
-                              {"last_image", newest}, {"activated", activated}}
-                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-    } else if (request.command == "activate") {
-      auto commit = newest.empty() ? Result<std::optional<Commit>>(std::optional<Commit>{}) : ownership.committed(newest);
-      if (!commit || !*commit) {
-        reply.fail("there is no committed image to activate" + (newest.empty() ? "" : ": " + newest + " belongs to its origin"));
-        return;
-      }
-      activated = true;
-      reply.ok(nlohmann::json{{"image", newest}}.dump());
-    } else {
-      reply.fail(fmt::format("`{}` is not for a standby", request.command));
-    }
-  };
-
-  std::set<std::string> answered, refused;
-  Clock::time_point last_beat{};
-  int failures = 0;
-  for (;;) {
-    if (Clock::now() - last_beat > kBeat) {
-      last_beat = Clock::now();
-      info.beat_unix_ns = unix_ns();
-      if (auto s = rendezvous.beat(info); !s) events.warn("standby.beat", s.error().message());
-    }
-    auto request = rendezvous.pending();
-    if (request && *request) {
-      const auto& r = **request;
-      if (!answered.contains(r.id)) {
-        Answer answer{info.who, true, ""};
-        fault_point("standby." + r.kind).ignore();
-        if (r.kind == "verify") {
-          auto manifest = verify_image(r.image_dir);
-          Status good = manifest ? covers(options, *manifest) : Status(manifest.error());
-          if (!good) answer = {info.who, false, good.error().message()};
-        }
-        events.info("standby.answer", fmt::format("{} generation {}: {}", r.kind, r.generation,
-                                                  answer.ok ? "yes" : answer.reason));
-        if (auto s = rendezvous.answer(r, answer); s) answered.insert(r.id);
-      }
-    }
-    auto newest = store.newest();
-    if (newest && *newest && !refused.contains((*newest)->dir) && activated) {
-      const std::string image = (*newest)->dir;
-      auto commit = ownership.committed(image);
-      if (commit && *commit) {
-        auto epoch = ownership.raise_epoch();
-        Status claimed = epoch ? ownership.claim(image, *epoch) : Status(epoch.error());
-        // The origin may have taken the commit back in between.
-        auto still = claimed ? ownership.committed(image) : Result<std::optional<Commit>>(std::optional<Commit>{});
-        if (!claimed) {
-          if (refused.insert(image).second)
-            events.warn("standby.not_owner", fmt::format("{}: {}", image, claimed.error().message()));
-        } else if (still && *still) {
-          fault_point("handover.11.claimed").ignore();
-          auto manifest = verify_image(image);
-          Status good = manifest ? covers(options, *manifest) : Status(manifest.error());
-          Result<int> status = 0;
-          if (good) {
-            events.info("standby.resume", fmt::format("{} is ours, epoch {}", image, *epoch));
-            control.reset();
-            status = Resume(options, events, image, &ownership).run(*manifest);
-          } else {
-            status = good.error();
-          }
-          if (status) {
-            rendezvous.leave(info.who);
-            return *status;
-          }
-          events.error("standby.resume_failed", status.error().message());
-          ownership.release(image).ignore();
-          if (++failures >= 3) {
-            rendezvous.leave(info.who);
-            return 125;
-          }
-          stop.wait(Millis(500));
-        }
-      }
-    }
-    if (control) control->on_readable(serve);
-    if (const int sig = stop.wait(Millis(5)); sig != 0) {
-      rendezvous.leave(info.who);
-      events.info("standby.stopped", fmt::format("ended by {}", strsignal(sig)));
-      return 128 + sig;
-    }
-  }
+  auto store = ImageStore::open(options.from.substr(4), options.name, true);
+  if (!store) return broken(store.error());
+  return Standby(options, events, store->dir()).run();
 }
 
 int run_restore(const StandbyOptions& options, Events& events) {
@@ -360,7 +459,7 @@ int run_restore(const StandbyOptions& options, Events& events) {
     return broken(plain_error("this image belongs to a hand-over that was never committed: the "
                               "application went on where it was"));
   }
-  auto status = Resume(options, events, options.image, owned ? &ownership : nullptr).run(*manifest);
+  auto status = resume_image(options, events, options.image, *manifest, owned ? &ownership : nullptr);
   if (status) return *status;
   if (owned) ownership.release(options.image).ignore();
   return broken(status.error());

@@ -1,0 +1,246 @@
+#include "supervisor/copy_keeper.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "restore/criu.h"
+#include "restore/host_facts.h"
+#include "restore/image_needs.h"
+#include "restore/image_store.h"
+#include "restore/store_files.h"
+#include "supervisor/base/fault_point.h"
+#include "supervisor/base/scope_exit.h"
+#include "supervisor/control.h"
+#include "supervisor/pinned_image.h"
+#include "supervisor/resume.h"
+#include "supervisor/standby_plan.h"
+
+namespace supervise {
+namespace {
+
+using nlohmann::json;
+
+constexpr Millis kTellEvery{1000};
+
+std::string joined(const std::vector<std::string>& all) {
+  std::string out;
+  for (std::size_t i = 0; i < all.size() && i < 3; ++i) out += (i ? "; " : "") + all[i];
+  if (all.size() > 3) out += fmt::format("; and {} more", all.size() - 3);
+  return out;
+}
+
+class CopyKeeper {
+ public:
+  CopyKeeper(const StandbyOptions& options, Events& events, const CopyPlan& plan, UniqueFd line)
+      : options_(options), events_(events), plan_(plan), line_(std::move(line)) {}
+
+  int run() {
+    if (auto s = look_at_image(); !s) return give_up(CopyNews::Refused, s.error());
+    if (auto s = prepare(); !s) return give_up(CopyNews::Failed, s.error());
+    // From here on the end of the line tells of the standby's end, and a message that came before it
+    // is seen before it.
+    prctl(PR_SET_PDEATHSIG, 0);
+    ready_.kind = CopyNews::Ready;
+    tell(ready_);
+    char message[1 << 14];
+    const ssize_t n = wait(message, sizeof message);
+    if (n <= 0) {
+      if (resume_) resume_->drop();
+      return n == 0 ? 0 : 125;
+    }
+    // Parked: nothing comes before this. A signal that is pending is taken before any instruction of
+    // the application.
+    const auto began = Clock::now();
+    fault_point("standby.wake").ignore();
+    if (parked_) {
+      wake();
+    } else if (auto s = restore_now(); !s) {
+      return give_up(CopyNews::Failed, s.error());
+    }
+    CopyNews awake;
+    awake.kind = CopyNews::Awake;
+    awake.wake_ms = ms_between(began, Clock::now());
+    tell(awake);
+    fault_point("standby.awake").ignore();
+    return supervise(std::string(message, static_cast<std::size_t>(n)));
+  }
+
+ private:
+  void tell(const CopyNews& news) {
+    const std::string text = news_to_text(news);
+    (void)!send(line_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+  }
+
+  int give_up(CopyNews::Kind kind, const Error& error) {
+    if (resume_) resume_->drop();
+    CopyNews news;
+    news.kind = kind;
+    news.text = error.message();
+    tell(news);
+    return 125;
+  }
+
+  // What speaks against the image whatever is tried.
+  Status look_at_image() {
+    const auto began = Clock::now();
+    RETURN_IF_ERROR(fault_point("standby.look"));
+    ASSIGN_OR_RETURN(manifest_, load_manifest(plan_.image));
+    const HostFacts here = host_facts();
+    ASSIGN_OR_RETURN(const Criu criu, Criu::find());
+    const std::string version = criu_version(criu.binary(), Deadline::in(Millis(5000))).value_or("");
+    if (auto why = why_foreign(manifest_, options_.name, here, version))
+      return plain_error(fmt::format("image {}: {}", plan_.image, *why));
+    RETURN_IF_ERROR(covers(options_, manifest_));
+    for (const auto& part : manifest_.parts) ready_.image_bytes += part.size;
+    if (!plan_.verified) {
+      std::uint64_t done = 0;
+      auto last = Clock::now();
+      auto whole = verify_image(plan_.image, [&](std::uint64_t n) {
+        done += n;
+        if (Clock::now() - last < kTellEvery) return;
+        last = Clock::now();
+        CopyNews news;
+        news.kind = CopyNews::Progress;
+        news.text = fmt::format("verified {:.0f} of {:.0f} MiB", static_cast<double>(done) / (1 << 20),
+                                static_cast<double>(ready_.image_bytes) / (1 << 20));
+        tell(news);
+      });
+      if (!whole) return whole.error();
+    }
+    ready_.verify_ms = ms_between(began, Clock::now());
+    ASSIGN_OR_RETURN(const ImageNeeds needs, image_needs(plan_.image));
+    ready_.clash = joined(why_not_twice(needs, manifest_.paths));
+    level_ = plan_.level;
+    if (level_ != ReadyLevel::Parked) return fault_point("standby.verified");
+    if (const auto why = why_not_parked(needs); !why.empty()) {
+      lower(fmt::format("{}: a parked copy would take connections that nobody answers", joined(why)));
+    } else {
+      Resume probe(options_, events_, plan_.image, manifest_);
+      for (const auto& name : probe.paths_with_hooks())
+        lower(fmt::format("--path-up {} may fence the host that runs the application, and is run at the "
+                          "activation only", name));
+    }
+    return fault_point("standby.verified");
+  }
+
+  void lower(const std::string& why) {
+    level_ = ReadyLevel::Cached;
+    ready_.text += (ready_.text.empty() ? "" : "; ") + why;
+  }
+
+  Status prepare() {
+    resume_.emplace(options_, events_, plan_.image, manifest_);
+    if (level_ == ReadyLevel::Cached) {
+      ready_.pinned_bytes = pinned_.pin(plan_.image, manifest_, ready_.text);
+      RETURN_IF_ERROR(fault_point("standby.cached"));
+    }
+    if (level_ != ReadyLevel::Image && resume_->paths_with_hooks().empty())
+      RETURN_IF_ERROR(resume_->make_world());
+    if (level_ == ReadyLevel::Parked) {
+      const auto began = Clock::now();
+      RETURN_IF_ERROR(restore());
+      ready_.restore_ms = ms_between(began, Clock::now());
+      parked_ = true;
+      for (const ImageFile& file : manifest_.files)
+        for (const ImagePath& p : manifest_.paths)
+          if (file.path.starts_with(p.place + "/"))
+            ready_.files.emplace_back(own_way(options_, p.name)->dirs[0] + file.path.substr(p.place.size()),
+                                      file.size);
+      RETURN_IF_ERROR(fault_point("standby.parked"));
+    }
+    static constexpr const char* kLevels[] = {"image", "cached", "parked"};
+    ready_.level = kLevels[static_cast<int>(level_)];
+    return {};
+  }
+
+  // CRIU's log and PID file must not be in the image, which other copies and hosts use too.
+  Status restore() {
+    const std::string work = fmt::format("{}/{}.work-{}", control_dir(), options_.name, getpid());
+    remove_tree(work);
+    if (mkdir(work.c_str(), 0700) != 0) return errno_error("create directory " + work);
+    const ScopeExit remove([&] { remove_tree(work); });
+    return resume_->restore(work);
+  }
+
+  Status restore_now() {
+    // It was verified when it was made ready. Since then somebody may have touched it.
+    if (level_ == ReadyLevel::Image) {
+      if (auto whole = verify_image(plan_.image); !whole) return whole.error();
+    }
+    RETURN_IF_ERROR(resume_->paths_up());
+    if (auto s = restore(); !s) {
+      resume_->drop();
+      resume_->paths_down();
+      return s;
+    }
+    wake();
+    pinned_.unpin();
+    return {};
+  }
+
+  void wake() {
+    Session& session = resume_->session();
+    if (options_.activate_signal > 0) kill(session.first_process(), options_.activate_signal);
+    session.wake();
+  }
+
+  // The length of the message; 0 when the standby is gone, -1 when the copy is.
+  ssize_t wait(char* message, std::size_t size) {
+    for (;;) {
+      pollfd p{line_.get(), POLLIN, 0};
+      const int ready = poll(&p, 1, parked_ ? 200 : -1);
+      if (ready > 0) {
+        const ssize_t n = recv(line_.get(), message, size, MSG_DONTWAIT);
+        if (n >= 0) return n;
+        if (errno != EAGAIN && errno != EINTR) return 0;
+      }
+      if (!parked_) continue;
+      resume_->session().serve_tracees();
+      if (!resume_->session().has_processes()) return -1;
+    }
+  }
+
+  int supervise(const std::string& message) {
+    const json order = json::parse(message, nullptr, false);
+    Session& session = resume_->session();
+    if (order.is_object()) session.on_activated(order.value("control", ""), order.value("activated", ""));
+    // Also when the standby is gone: then nobody else has the name.
+    bool answers = false;
+    session.watch(line_.get(), [&] {
+      char byte;
+      if (answers || (recv(line_.get(), &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN)) return;
+      answers = true;
+      if (auto s = session.open_control(); !s) events_.warn("control.unavailable", s.error().message());
+    });
+    const int status = session.loop();
+    resume_->drop();
+    return status;
+  }
+
+  const StandbyOptions& options_;
+  Events& events_;
+  const CopyPlan& plan_;
+  UniqueFd line_;
+  Manifest manifest_;
+  ReadyLevel level_ = ReadyLevel::Image;
+  CopyNews ready_;
+  std::optional<Resume> resume_;
+  PinnedImage pinned_;
+  bool parked_ = false;
+};
+
+}  // namespace
+
+int keep_copy(const StandbyOptions& options, Events& events, const CopyPlan& plan, UniqueFd line) {
+  return CopyKeeper(options, events, plan, std::move(line)).run();
+}
+
+}  // namespace supervise

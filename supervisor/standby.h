@@ -1,0 +1,105 @@
+// The second host's loop: which copies there are, what is prepared, woken, swapped and ended, and the
+// resumption of a committed hand-over, which always wins. It touches no file of the image store itself
+// before a hand-over is committed (standby_store.h).
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "supervisor/control.h"
+#include "supervisor/parked.h"
+#include "supervisor/standby_plan.h"
+#include "supervisor/standby_store.h"
+
+struct signalfd_siginfo;
+
+namespace supervise {
+
+class Standby {
+ public:
+  Standby(const StandbyOptions& options, Events& events, std::string app_dir);
+  ~Standby();
+  // Until the resumed or activated applications have ended, or a signal came. The exit status.
+  int run();
+
+ private:
+  struct Held {
+    std::unique_ptr<Copy> copy;
+    CopyView view;
+    std::string stamp;
+    CopyNews ready;           // as it was told
+    int slot = 0;
+    bool superseded = false;  // a newer one is to take its place
+    std::string activated_at;
+  };
+  struct Activation {  // one at a time; others wait
+    ControlReply reply;
+    Clock::time_point asked;
+    int id = 0;               // of the copy
+    Clock::time_point claim_until{};
+    bool claim_pending = false, retried = false;
+    double claim_ms = 0;
+    std::string unarbitrated{};  // why no claim could be made
+  };
+
+  // standby.cpp
+  void wait_for_events();
+  void let_go_in_child();
+  std::optional<int> serve_signals();
+  std::optional<int> serve_store();
+  void serve_claims();
+  void serve_copies();
+  void on_news(Held& held, const CopyNews& news);
+  void reap();
+  void on_copy_end(std::map<int, Held>::iterator it, int status);
+  void plan();
+  void start_copy(const SeenImage& image);
+  void refuse(const SeenImage& image, const std::string& reason);
+  std::optional<int> resume_committed();
+  std::optional<int> status_if_over() const;
+  void tell_level();
+  int running() const;
+
+  // standby_control.cpp
+  void serve_control();
+  std::string status_json() const;
+  void activate(ControlReply reply);
+  void begin_next_activation();
+  void wake(const std::string& unarbitrated);
+  void finish_activation(Held& held, const CopyNews& news);
+  void fail_activation(const std::string& why);
+  void run_on_activate(const Held& held);
+  std::string nothing_ready() const;
+
+  const StandbyOptions& options_;
+  Events& events_;
+  std::string app_dir_;
+  std::unique_ptr<ControlServer> control_;
+  StoreWatch watch_;
+  StoreClaims claims_;
+  UniqueFd signal_fd_;
+  std::map<int, Held> copies_;
+  int next_id_ = 1;
+  std::vector<SeenImage> images_;
+  std::set<std::string> refused_;             // stamps
+  std::map<std::string, int> failures_;       // by stamp
+  std::map<std::uint64_t, int> most_;
+  std::set<std::string> verified_;            // stamps
+  std::string last_refusal_;
+  std::string committed_, trouble_;
+  std::set<std::string> not_ours_;            // committed images that another host has
+  bool commanded_ = false;                    // a committed image may be resumed
+  int resume_failures_ = 0;
+  Clock::time_point resume_again_{};
+  std::optional<Activation> activation_;
+  std::list<Activation> waiting_;
+  std::list<Helper> commands_;                // --on-activate
+  std::optional<int> application_status_;     // of the activated ones that have ended
+  bool was_activated_ = false;
+};
+
+}  // namespace supervise
