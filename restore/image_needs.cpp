@@ -4,8 +4,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "restore/image_store.h"
 #include "restore/protobuf_walk.h"
@@ -79,6 +82,11 @@ Result<ImageNeeds> needs_in_files_img(const std::string& bytes) {
       const ProtoField* name = proto_find(*fields, 6);
       if (f.number == kReg && name && (number(*fields, 2) & O_ACCMODE) != O_RDONLY)
         needs.written.emplace_back(name->bytes);
+      if (f.number == kReg && name) {
+        ImageRegular file{std::string(name->bytes), number(*fields, 1), {}};
+        if (const ProtoField* bytes_of = proto_find(*fields, 8)) file.size = bytes_of->value;
+        needs.files.push_back(std::move(file));
+      }
     }
     at += 4 + size;
   }
@@ -89,7 +97,42 @@ Result<ImageNeeds> image_needs(const std::string& image_dir) {
   ASSIGN_OR_RETURN(const std::string bytes, read_small_file(image_dir + "/files.img"));
   auto needs = needs_in_files_img(bytes);
   if (!needs) return needs.error().with(fmt::format("image {}", image_dir));
+  // Deleted files and the like are made anew from the image: remap_file_path_entry.orig_id.
+  if (auto remaps = read_small_file(image_dir + "/remap-fpath.img")) {
+    std::set<std::uint64_t> own;
+    for (std::size_t at = 8; at + 4 <= remaps->size();) {
+      std::uint32_t size = 0;
+      memcpy(&size, remaps->data() + at, sizeof size);
+      if (size > remaps->size() - at - 4) break;
+      if (const auto entry = proto_fields(std::string_view(*remaps).substr(at + 4, size))) own.insert(number(*entry, 1));
+      at += 4 + size;
+    }
+    std::erase_if(needs->files, [&](const ImageRegular& f) { return own.contains(f.id); });
+  }
   return needs;
+}
+
+std::vector<std::string> missing_here(const ImageNeeds& needs, const Manifest& manifest) {
+  std::vector<std::string> why;
+  std::set<std::string> streams, seen;
+  for (const ImageStdio& s : manifest.stdio) streams.insert("/" + s.id);
+  for (const ImageRegular& f : needs.files) {
+    const bool elsewhere = std::any_of(manifest.paths.begin(), manifest.paths.end(), [&](const ImagePath& p) {
+      return f.path == p.place || f.path.starts_with(p.place + "/");
+    });
+    if (elsewhere || !f.path.starts_with('/') || streams.contains(f.path) || !seen.insert(f.path).second) continue;
+    if (f.path.starts_with("/proc/") || f.path.starts_with("/dev/") || f.path.starts_with("/sys/") ||
+        f.path.starts_with("/memfd:") || f.path.starts_with("/SYSV"))
+      continue;
+    struct stat st {};
+    if (stat(f.path.c_str(), &st) != 0) {
+      why.push_back(errno_error(fmt::format("the application has {} open, outside of the declared paths", f.path)).message());
+    } else if (S_ISREG(st.st_mode) && f.size && static_cast<std::uint64_t>(st.st_size) != *f.size) {
+      why.push_back(fmt::format("the application has {} open, outside of the declared paths: {} bytes there, {} here", f.path,
+                                *f.size, st.st_size));
+    }
+  }
+  return why;
 }
 
 std::vector<std::string> why_not_parked(const ImageNeeds& needs) {

@@ -3,6 +3,8 @@
 // a copy that does not run yet must not hold.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,13 +19,24 @@ struct ImageSocket {
   bool loopback = false;  // 127.0.0.0/8 or ::1, or a unix socket: no other host reaches it
 };
 
+struct ImageRegular {
+  std::string path;                   // as the application sees it
+  std::uint64_t id = 0;
+  std::optional<std::uint64_t> size;  // that CRIU will insist on
+};
+
 struct ImageNeeds {
   std::vector<ImageSocket> bound;    // sockets with an address of their own
   std::vector<std::string> written;  // regular files that are open for writing, as the application sees them
+  std::vector<ImageRegular> files;   // open or mapped, devices too; deleted ones are the image's own
 };
 
 Result<ImageNeeds> image_needs(const std::string& image_dir);
 Result<ImageNeeds> needs_in_files_img(const std::string& bytes);
+
+// Files that the image needs and this host does not have as they were: below no storage path (those
+// are the drift policy's), no standard stream. CRIU would find out only after the commit.
+std::vector<std::string> missing_here(const ImageNeeds& needs, const Manifest& manifest);
 
 // Why a copy of the image must not wait restored: it would take connections that nobody answers.
 std::vector<std::string> why_not_parked(const ImageNeeds& needs);

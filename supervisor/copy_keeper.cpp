@@ -99,6 +99,7 @@ class CopyKeeper {
     if (auto why = why_foreign(manifest_, options_.name, here, version))
       return plain_error(fmt::format("image {}: {}", plan_.image, *why));
     RETURN_IF_ERROR(covers(options_, manifest_));
+    RETURN_IF_ERROR(has_files_of(plan_.image, manifest_));
     for (const auto& part : manifest_.parts) ready_.image_bytes += part.size;
     if (!plan_.verified) {
       std::uint64_t done = 0;

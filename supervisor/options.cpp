@@ -108,6 +108,7 @@ Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
           "--path-up {}: is never run, the path has no further directory", path.name));
   ASSIGN_OR_RETURN(run.rules, read_rules(reader, run.paths));
   run.observe = reader.has("observe");
+  run.take_over = reader.has("take-over");
   if (const auto* value = reader.one("journal")) {
     ASSIGN_OR_RETURN(const int i, read_word(*value, {"content", "ranges", "off"}));
     run.journal = static_cast<JournalMode>(i);

@@ -47,6 +47,7 @@ struct RunOptions {
   LogOptions log;
   int handover_exit_code = 113;
   Millis path_deadline{30000};  // --path-deadline: path-up/down and the switch of a path
+  bool take_over = false;       // --take-over: although another host has the application
   WarmRules warm;
   Millis refresh{0};            // --refresh; 0: never
   std::vector<std::string> app;  // program and arguments

@@ -107,6 +107,8 @@ constexpr OptionRow kOptions[] = {
      "LADDER: retry(N,DELAY), wait(TIMEOUT), alternate, handover, report, with commas between them. "
      "The first rule that matches wins. Default: retry(2,20ms),alternate,handover,report, and "
      "wait(10m),report for ENOSPC and EDQUOT. Repeatable"},
+    {"take-over", "", false, kRun,
+     "start although the store of --standby says that another host runs the application: it is fenced"},
     {"observe", "", false, kRun, "change nothing; log what would have been done"},
     {"warm-point", "POINT", false, kRun,
      "where threads stop for the image of a warm standby, which is made once all are stopped or idle: "

@@ -7,6 +7,7 @@
 
 #include "restore/criu.h"
 #include "restore/host_identity.h"
+#include "restore/image_needs.h"
 #include "supervisor/base/fault_point.h"
 #include "supervisor/host_command.h"
 #include "supervisor/session_json.h"
@@ -41,6 +42,14 @@ Status covers(const StandbyOptions& options, const Manifest& manifest) {
       return plain_error(fmt::format("the image needs storage path `{}` (seen at {}): give --path {}=DIR",
                                      p.name, p.place, p.name));
   return {};
+}
+
+Status has_files_of(const std::string& image, const Manifest& manifest) {
+  ASSIGN_OR_RETURN(const ImageNeeds needs, image_needs(image));
+  const auto missing = missing_here(needs, manifest);
+  if (missing.empty()) return {};
+  return plain_error(fmt::format("this host lacks what the image needs: {}{}", missing.front(),
+                                 missing.size() > 1 ? fmt::format(" (and {} more files)", missing.size() - 1) : ""));
 }
 
 std::vector<std::string> Resume::paths_with_hooks() const {

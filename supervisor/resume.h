@@ -19,6 +19,8 @@ namespace supervise {
 const PathSpec* own_way(const StandbyOptions& options, const std::string& name);
 // Whether the options name a way to each path of the image.
 Status covers(const StandbyOptions& options, const Manifest& manifest);
+// The files that it has open outside of the storage paths are here, too, as they were.
+Status has_files_of(const std::string& image, const Manifest& manifest);
 
 class Resume {
  public:

@@ -14,6 +14,7 @@
 #include "restore/host_facts.h"
 #include "seccomp/filter.h"
 #include "supervisor/control.h"
+#include "supervisor/start_check.h"
 
 extern char** environ;
 
@@ -471,6 +472,12 @@ int run_application(const RunOptions& options, Events& events) {
   config.warm = options.warm;
   config.refresh = options.refresh;
   config.command = options.app;
+  if (!options.take_over) {
+    if (auto alone = check_not_elsewhere(config.standby, config.name); !alone) {
+      events.error("supervise.failed", alone.error().message());
+      return 125;
+    }
+  }
   Session session(std::move(config), events);
   if (auto status = session.launch(options.app); !status) {
     events.error("supervise.failed", status.error().message());

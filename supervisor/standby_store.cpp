@@ -95,6 +95,7 @@ class Watcher {
     if (r.kind == "verify") {
       auto manifest = verify_image(r.image_dir);
       Status good = manifest ? covers(options_, *manifest) : Status(manifest.error());
+      if (good) good = has_files_of(r.image_dir, *manifest);
       if (good) {
         if (criu_.empty())
           if (auto criu = Criu::find()) criu_ = criu_version(criu->binary(), Deadline::in(Millis(5000))).value_or("");
