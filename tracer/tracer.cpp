@@ -287,6 +287,24 @@ void Tracer::handle_exit(Task& task) {
   }
 }
 
+namespace {
+
+// A further signal that nobody handles (SIGCHLD in a burst) finds this thread stopped and wakes another one
+// of the process for it. Resumed first, this thread would take the signal away, and the other's call
+// would return EINTR (epoll_wait...) without any stop at which it could be rewound. Kernels: all; shown
+// by integration/guest_blocking on a busy machine.
+void let_others_take_theirs(pid_t tid, TaskStatus status) {
+  for (int i = 0; i < 50 && (status.shared_pending & ~status.blocked & ~status.caught) != 0; ++i) {
+    const timespec pause{0, 100'000};
+    nanosleep(&pause, nullptr);
+    auto now = task_status(tid);
+    if (!now) return;
+    status = now.take();
+  }
+}
+
+}  // namespace
+
 void Tracer::handle_signal(Task& task) {
   ++figures_.signals;
   auto info = ptrace_raw::get_siginfo(task.tid);
@@ -319,6 +337,7 @@ void Tracer::handle_signal(Task& task) {
       auto regs = ptrace_raw::get_regs(task.tid);
       if (regs && in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) rewind(task, *regs);
     }
+    if (!handler && !stops) let_others_take_theirs(task.tid, *status);
   }
   if (action == SignalAction::DropHeld) {
     task.held = true;
