@@ -335,14 +335,18 @@ void Standby::start_copy(const SeenImage& image) {
   held.view = {plan.id, image.generation, image.origin, image.created_unix_ns, CopyState::Preparing};
   held.stamp = image.stamp;
   copies_.emplace(plan.id, std::move(held));
+  tell_level();
 }
 
 void Standby::tell_level() {
   std::string level = "image";
   for (const auto& [id, held] : copies_)
     if (held.view.state == CopyState::Ready && held.ready.level != "image") level = held.ready.level;
+  std::set<std::string> holds;
+  for (const auto& [id, held] : copies_)
+    holds.insert(held.copy->plan().image.substr(held.copy->plan().image.rfind('/') + 1));
   // Where the application runs there is no standby for its hand-over.
-  watch_.tell(level, !was_activated_);
+  watch_.tell(level, !was_activated_, {holds.begin(), holds.end()});
 }
 
 std::optional<int> Standby::resume_committed() {
