@@ -10,10 +10,13 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include "restore/digest.h"
 #include "restore/host_identity.h"
 #include "restore/image_layout.h"
+#include "restore/ownership.h"
+#include "restore/rendezvous.h"
 #include "restore/store_files.h"
 #include "supervisor/base/fault_point.h"
 #include "supervisor/base/scope_exit.h"
@@ -227,6 +230,9 @@ Result<std::optional<ImageRef>> ImageStore::newest() const {
 Status ImageStore::prune(std::size_t keep) const {
   ASSIGN_OR_RETURN(auto images, list());
   if (images.size() <= keep) return {};
+  std::set<std::string> held;
+  for (const auto& standby : Rendezvous(dir_).standbys(Millis(2000)).value_or({}))
+    held.insert(standby.holds.begin(), standby.holds.end());
   if (keep == 0 && images.back().generation > kept_highest(dir_)) {
     RETURN_IF_ERROR(write_file_durably(dir_ + "/" + kHighest,
                                        std::to_string(images.back().generation)));
@@ -235,6 +241,7 @@ Status ImageStore::prune(std::size_t keep) const {
   for (const auto& image : images) {
     // A committed image that nobody has claimed is the application itself.
     if (exists(image.dir + "/" + kCommitName) && !exists(image.dir + "/" + kClaimName)) continue;
+    if (held.contains(name_of(image.dir)) || Ownership(dir_).in_use(image.dir)) continue;
     std::string gone = fmt::format("{}/{}{:06}", dir_, kGonePrefix, image.generation);
     remove_tree(gone);
     if (rename(image.dir.c_str(), gone.c_str()) != 0) {

@@ -37,6 +37,8 @@ class ImageStore {
 
   Result<std::vector<ImageRef>> list() const;       // oldest first
   Result<std::optional<ImageRef>> newest() const;
+  // Keeps the newest `keep`, what a standby that beats has ready, what somebody who may be alive has
+  // claimed, and what is committed and not claimed.
   Status prune(std::size_t keep) const;
   void sweep() const;  // removes drafts whose maker is dead (pid + boot id + host in a marker file)
 

@@ -303,6 +303,17 @@ Result<std::optional<Claim>> Ownership::slot_claimed(const std::string& image_di
   return read_record<Claim>(claim_file(image_dir, slot));
 }
 
+bool Ownership::in_use(const std::string& image_dir) const {
+  for (const auto& name : names_in(image_dir).value_or({})) {
+    if (name != kClaimName && !name.starts_with(kClaimPrefix)) continue;
+    auto there = read_record<Claim>(image_dir + "/" + name);
+    if (there && *there && (*there)->state != kEnded && (*there)->state != kRetracted &&
+        liveness_of((*there)->owner) != Liveness::Gone)
+      return true;
+  }
+  return false;
+}
+
 int Ownership::free_slots(const std::string& image_dir, int slots, std::string* why) const {
   int n = 0;
   for (int slot = 1; slot <= slots; ++slot) {

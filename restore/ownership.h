@@ -83,6 +83,8 @@ class Ownership {
   Status update_slot(const std::string& image_dir, int slot, const Claim& claim);
   Status release_slot(const std::string& image_dir, int slot, const HostIdentity& owner);
   Result<std::optional<Claim>> slot_claimed(const std::string& image_dir, int slot) const;
+  // Whether a claim is there whose owner may be alive and running it.
+  bool in_use(const std::string& image_dir) const;
   // How many of 1..slots claim_slot() would give now. `why` takes the sentence for one that it would not.
   int free_slots(const std::string& image_dir, int slots, std::string* why = nullptr) const;
 

@@ -22,6 +22,7 @@ void members(V& v, P& s) {
   v("beat_unix_ns", s.beat_unix_ns);
   v("level", s.level);
   v("paths", s.paths);
+  v("holds", s.holds);
 }
 
 template <class V, json_io::Of<Rendezvous::Request> P>

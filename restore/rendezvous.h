@@ -23,6 +23,7 @@ struct StandbyInfo {
   std::int64_t beat_unix_ns = 0;
   std::string level;  // "image", "cached", "parked"
   std::vector<std::string> paths;
+  std::vector<std::string> holds{};  // names of the images that it has ready or is making ready
 };
 
 struct Answer {

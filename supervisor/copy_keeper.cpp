@@ -1,24 +1,21 @@
 #include "supervisor/copy_keeper.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "restore/criu.h"
 #include "restore/host_facts.h"
+#include "restore/host_identity.h"
 #include "restore/image_needs.h"
 #include "restore/image_store.h"
-#include "restore/store_files.h"
 #include "supervisor/base/fault_point.h"
-#include "supervisor/base/scope_exit.h"
-#include "supervisor/control.h"
 #include "supervisor/pinned_image.h"
 #include "supervisor/resume.h"
 #include "supervisor/standby_plan.h"
@@ -59,6 +56,7 @@ class CopyKeeper {
     // Parked: nothing comes before this. A signal that is pending is taken before any instruction of
     // the application.
     const auto began = Clock::now();
+    const std::int64_t woken = unix_now_ns();
     fault_point("standby.wake").ignore();
     if (parked_) {
       wake();
@@ -67,6 +65,7 @@ class CopyKeeper {
     }
     CopyNews awake;
     awake.kind = CopyNews::Awake;
+    awake.woken_unix_ns = woken;
     awake.wake_ms = ms_between(began, Clock::now());
     tell(awake);
     fault_point("standby.awake").ignore();
@@ -128,6 +127,8 @@ class CopyKeeper {
       for (const auto& name : probe.paths_with_hooks())
         lower(fmt::format("--path-up {} may fence the host that runs the application, and is run at the "
                           "activation only", name));
+      if (const auto changed = probe.drifts(); !changed) lower(changed.error().message());
+      else if (!changed.value().empty()) lower(changed.value().front().describe());
     }
     return fault_point("standby.verified");
   }
@@ -162,13 +163,15 @@ class CopyKeeper {
     return {};
   }
 
-  // CRIU's log and PID file must not be in the image, which other copies and hosts use too.
+  // CRIU's log and PID file must not be in the image, which other copies and hosts use too. A tmpfs
+  // that is mounted nowhere goes with its last descriptor.
   Status restore() {
-    const std::string work = fmt::format("{}/{}.work-{}", control_dir(), options_.name, getpid());
-    remove_tree(work);
-    if (mkdir(work.c_str(), 0700) != 0) return errno_error("create directory " + work);
-    const ScopeExit remove([&] { remove_tree(work); });
-    return resume_->restore(work);
+    const UniqueFd context(fsopen("tmpfs", FSOPEN_CLOEXEC));
+    if (!context || fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+      return errno_error("make a tmpfs");
+    const UniqueFd work(fsmount(context.get(), FSMOUNT_CLOEXEC, 0));
+    if (!work) return errno_error("make a tmpfs");
+    return resume_->restore(work.get());
   }
 
   Status restore_now() {

@@ -6,6 +6,7 @@
 #include "supervisor/events.h"
 #include "supervisor/options.h"
 #include "supervisor/options_table.h"
+#include "supervisor/options_values.h"
 #include "supervisor/session_entry.h"
 #include "supervisor/world_inherited.h"
 
@@ -51,6 +52,13 @@ int main(int argc, char** argv) {
   supervise::InheritedState::record();  // first: the application is to inherit what we did
   // What doctor starts for its smoke test.
   if (argc == 2 && std::string_view(argv[1]) == "doctor-guest") return supervise::doctor_guest();
+  // The one command that is in a hurry, in its plain form.
+  if (argc == 3 && std::string_view(argv[1]) == "activate" && supervise::check_name({argv[2], "NAME"})) {
+    supervise::ControlOptions options;
+    options.name = argv[2];
+    options.timeout = supervise::kControlTime;
+    return supervise::command_control(supervise::CommandId::Activate, options);
+  }
   const auto invocation = supervise::parse_command_line({argv + 1, argv + argc});
   if (!invocation) return supervise::complain(invocation.error().message(), 125);
   return supervise::run_command(invocation.value());

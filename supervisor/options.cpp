@@ -177,7 +177,7 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
 }
 
 Status read_control(const OptionReader& reader, CommandId id, ControlOptions& control) {
-  control.timeout = id == CommandId::Status ? Millis(5000) : Millis(600000);
+  control.timeout = id == CommandId::Status ? Millis(5000) : kControlTime;
   if (!reader.operands().empty()) {
     const OptionValue name{reader.operands().front(), "NAME"};
     RETURN_IF_ERROR(check_name(name));

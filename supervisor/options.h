@@ -72,6 +72,8 @@ struct StandbyOptions {  // standby, restore
   Millis path_deadline{30000};  // --path-deadline
 };
 
+inline constexpr Millis kControlTime{600000};  // how long an answer may take by default
+
 struct ControlOptions {  // status, checkpoint, handover, activate
   std::string name;      // empty for status: all that run here
   bool json = false;

@@ -32,7 +32,7 @@ std::string news_to_text(const CopyNews& n) {
     j.update({{"level", n.level}, {"clash", n.clash.substr(0, 8192)}, {"verify_ms", n.verify_ms},
               {"restore_ms", n.restore_ms}, {"bytes", n.image_bytes}, {"pinned", n.pinned_bytes},
               {"files", n.files}});
-  if (n.kind == CopyNews::Awake) j.update({{"wake_ms", n.wake_ms}});
+  if (n.kind == CopyNews::Awake) j.update({{"wake_ms", n.wake_ms}, {"woken", n.woken_unix_ns}});
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
@@ -49,6 +49,7 @@ Result<CopyNews> news_from_text(const std::string& text) {
     n.verify_ms = j.value("verify_ms", 0.0);
     n.restore_ms = j.value("restore_ms", 0.0);
     n.wake_ms = j.value("wake_ms", 0.0);
+    n.woken_unix_ns = j.value("woken", std::int64_t{0});
     n.image_bytes = j.value("bytes", std::uint64_t{0});
     n.pinned_bytes = j.value("pinned", std::uint64_t{0});
     if (j.contains("files")) n.files = j["files"].get<decltype(n.files)>();

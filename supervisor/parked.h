@@ -36,6 +36,7 @@ struct CopyNews {
   std::string level;         // Ready: what was reached, and in `text` why not more
   std::string clash;         // Ready: why there can be no second copy on this host; empty: there can
   double verify_ms = 0, restore_ms = 0, wake_ms = 0;  // wake_ms: from the message to the last thread let go
+  std::int64_t woken_unix_ns = 0;  // when the message had come
   std::uint64_t image_bytes = 0, pinned_bytes = 0;
   std::vector<std::pair<std::string, std::uint64_t>> files;  // Ready, parked: open files here and their size
 };

@@ -75,6 +75,16 @@ void Resume::paths_down() {
   }
 }
 
+std::vector<DriftPlace> Resume::places() const {
+  std::vector<DriftPlace> places;
+  for (const ImagePath& p : manifest_.paths) places.push_back({p.place, own_way(options_, p.name)->dirs[0]});
+  return places;
+}
+
+Result<std::vector<FileDrift>> Resume::drifts() const {
+  return find_drift(manifest_.files, places());
+}
+
 Status Resume::make_world() {
   if (world_) return {};
   config_.name = manifest_.app_name;
@@ -88,7 +98,6 @@ Status Resume::make_world() {
     config_.paths.push_back(*own);
     config_.places.push_back(p.place);
     spec.places.push_back({p.name, p.place, own->dirs[0]});
-    places_.push_back({p.place, own->dirs[0]});
   }
   RETURN_IF_ERROR(fault_point("handover.11.world"));
   ASSIGN_OR_RETURN(world_, World::create(spec));
@@ -99,15 +108,15 @@ Status Resume::make_world() {
   return {};
 }
 
-Status Resume::restore(const std::string& work_dir) {
+Status Resume::restore(int work_dir) {
   RETURN_IF_ERROR(make_world());
   ASSIGN_OR_RETURN(const CarriedState state, carried_state_from_json(manifest_.state));
-  ASSIGN_OR_RETURN(const auto drifts, find_drift(manifest_.files, places_));
-  RETURN_IF_ERROR(apply_drift_policy(options_.drift, drifts, places_));
+  ASSIGN_OR_RETURN(const auto changed, drifts());
+  RETURN_IF_ERROR(apply_drift_policy(options_.drift, changed, places()));
   PatchedImage patched;
-  if (!drifts.empty() && options_.drift == DriftPolicy::AcceptAppended) {
+  if (!changed.empty() && options_.drift == DriftPolicy::AcceptAppended) {
     std::vector<std::string> longer;
-    for (const FileDrift& d : drifts) longer.push_back(d.path);
+    for (const FileDrift& d : changed) longer.push_back(d.path);
     ASSIGN_OR_RETURN(patched, image_without_sizes(image_, longer));
   }
   const std::string& dir = patched.dir().empty() ? image_ : patched.dir();
@@ -122,8 +131,7 @@ Status Resume::restore(const std::string& work_dir) {
   ASSIGN_OR_RETURN(auto inherit, world_->stdio_for_restore(stdio));
   RestoreRequest request;
   request.image_dir_fd = image_dir.get();
-  UniqueFd work(work_dir.empty() ? -1 : ::open(work_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  request.work_dir_fd = work.get();
+  request.work_dir_fd = work_dir;
   request.tcp = config_.tcp;
   for (auto& i : inherit) request.inherit.push_back({i.id, i.fd.get()});
   std::set<int> pids;

@@ -33,23 +33,27 @@ class Resume {
   Status paths_up();
   void paths_down();
 
+  // Files that are not as the image knows them. Nothing is repaired: another host may be writing to them.
+  Result<std::vector<FileDrift>> drifts() const;
+
   // The session's configuration and the world with this host's ways in their places.
   Status make_world();
-  // Files are compared, CRIU restores, all threads are seized and held. CRIU's log goes to `work_dir`,
-  // or to the image's directory when it is empty. The session's control socket is not opened.
-  Status restore(const std::string& work_dir = {});
+  // Files are compared, CRIU restores, all threads are seized and held. CRIU's log goes to the directory
+  // `work_dir`, or to the image's when it is -1. The session's control socket is not opened.
+  Status restore(int work_dir = -1);
   Session& session() { return *session_; }
   SessionConfig& config() { return config_; }
   // Ends what was made; nothing of the image is left.
   void drop();
 
  private:
+  std::vector<DriftPlace> places() const;
+
   const StandbyOptions& options_;
   Events& events_;
   std::string image_;
   const Manifest& manifest_;
   SessionConfig config_;
-  std::vector<DriftPlace> places_;
   std::unique_ptr<World> world_;
   std::unique_ptr<Session> session_;
 };

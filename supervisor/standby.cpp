@@ -9,13 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <filesystem>
-
 #include "restore/criu.h"
 #include "restore/host_identity.h"
 #include "restore/image_store.h"
 #include "restore/rendezvous.h"
-#include "restore/store_files.h"
 #include "supervisor/base/fault_point.h"
 #include "supervisor/resume.h"
 #include "supervisor/session_entry.h"
@@ -28,18 +25,6 @@ constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
 
 int exit_status_of(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
-}
-
-// What keepers that were killed have left.
-void sweep_work(const std::string& name) {
-  std::error_code error;
-  const std::string prefix = name + ".work-";
-  for (std::filesystem::directory_iterator it(control_dir(), error), end; !error && it != end; it.increment(error)) {
-    const std::string file = it->path().filename().string();
-    if (!file.starts_with(prefix)) continue;
-    const int pid = atoi(file.c_str() + prefix.size());
-    if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) remove_tree(it->path().string());
-  }
 }
 
 // Several processes write to them from now on, each with a description of its own.
@@ -82,7 +67,6 @@ int Standby::run() {
   if (auto server = ControlServer::open(options_.name)) control_ = server.take();
   else if (server.error().err == EADDRINUSE) return broken(server.error());
   else events_.warn("control.unavailable", server.error().message());
-  sweep_work(options_.name);
   if (auto s = watch_.start(options_, events_, app_dir_, [this] { let_go_in_child(); }); !s) return broken(s.error());
   if (auto s = claims_.start(events_, app_dir_, [this] { let_go_in_child(); }); !s) return broken(s.error());
   events_.info("standby.ready", fmt::format("standing by for {} on {}", options_.name, app_dir_));
@@ -351,14 +335,18 @@ void Standby::start_copy(const SeenImage& image) {
   held.view = {plan.id, image.generation, image.origin, image.created_unix_ns, CopyState::Preparing};
   held.stamp = image.stamp;
   copies_.emplace(plan.id, std::move(held));
+  tell_level();
 }
 
 void Standby::tell_level() {
   std::string level = "image";
   for (const auto& [id, held] : copies_)
     if (held.view.state == CopyState::Ready && held.ready.level != "image") level = held.ready.level;
+  std::set<std::string> holds;
+  for (const auto& [id, held] : copies_)
+    holds.insert(held.copy->plan().image.substr(held.copy->plan().image.rfind('/') + 1));
   // Where the application runs there is no standby for its hand-over.
-  watch_.tell(level, !was_activated_);
+  watch_.tell(level, !was_activated_, {holds.begin(), holds.end()});
 }
 
 std::optional<int> Standby::resume_committed() {

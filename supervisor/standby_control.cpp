@@ -194,7 +194,8 @@ void Standby::finish_activation(Held& held, const CopyNews& news) {
   json body{{"image", held.copy->plan().image},   {"generation", held.view.generation},
             {"instance", held.slot},              {"level", held.ready.level},
             {"pid", held.copy->pid()},            {"claim_ms", done.claim_ms},
-            {"wake_ms", news.wake_ms},            {"ms", total_ms}};
+            {"wake_ms", news.wake_ms},            {"ms", total_ms},
+            {"woken_unix_ns", news.woken_unix_ns}};
   if (!done.unarbitrated.empty())
     body["warning"] = "no claim could be made, so that no other host is kept from the same image: " + done.unarbitrated;
   done.reply.ok(dumped(body));

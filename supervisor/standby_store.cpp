@@ -62,13 +62,14 @@ class Watcher {
       }
       pollfd p{line, POLLIN, 0};
       if (poll(&p, 1, kPollMs) <= 0) continue;
-      char text[4096];
+      char text[1 << 14];
       const ssize_t n = recv(line, text, sizeof text, MSG_DONTWAIT);
       if (n == 0) return 0;
       if (n < 0) continue;
       const json j = json::parse(text, text + n, nullptr, false);
       if (!j.is_object()) continue;
       info_.level = j.value("level", info_.level);
+      info_.holds = j.value("holds", info_.holds);
       const bool answers = j.value("answers", answers_);
       if (answers_ && !answers) rendezvous_.leave(info_.who);
       answers_ = answers;
@@ -290,8 +291,8 @@ Status StoreWatch::start(const StandbyOptions& options, Events& events, const st
   });
 }
 
-void StoreWatch::tell(const std::string& level, bool answers) {
-  helper_.send_text(dumped({{"level", level}, {"answers", answers}}));
+void StoreWatch::tell(const std::string& level, bool answers, const std::vector<std::string>& holds) {
+  helper_.send_text(dumped({{"level", level}, {"answers", answers}, {"holds", holds}}));
 }
 
 std::optional<StoreNews> StoreWatch::read_news() {

@@ -50,7 +50,7 @@ class StoreWatch {
   Status start(const StandbyOptions& options, Events& events, const std::string& app_dir,
                const std::function<void()>& in_child);
   // What is told in beats, and whether the origin is answered at all.
-  void tell(const std::string& level, bool answers);
+  void tell(const std::string& level, bool answers, const std::vector<std::string>& holds);
   std::optional<StoreNews> read_news();
   Helper& process() { return helper_; }
 

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <poll.h>
 
 #include <nlohmann/json.hpp>
 
@@ -89,7 +90,12 @@ int command_control(CommandId command, const ControlOptions& options) {
                                                        : "activate";
   request.stop = options.stop;
   request.to = options.to;
-  const auto answer = control_ask(options.name, request, Deadline::in(options.timeout));
+  auto answer = control_ask(options.name, request, Deadline::in(options.timeout));
+  // Between an activation and the session's first answer nobody has the socket for a moment.
+  for (int i = 0; i < 50 && !answer && answer.error().err == ECONNREFUSED && command == CommandId::Activate; ++i) {
+    ::poll(nullptr, 0, 2);
+    answer = control_ask(options.name, request, Deadline::in(options.timeout));
+  }
   if (!answer) return complain(answer.error().message(), 1);
   if (!answer.value().ok)
     return complain(fmt::format("{} {}: {}", request.command, options.name, answer.value().message), 1);

@@ -416,5 +416,60 @@ TEST_F(OwnershipTest, AFullStoreIsNoCommitAndNotInDoubt) {
   EXPECT_FALSE(own_.committed(img).value().has_value());
 }
 
+HostIdentity somebody_else() {
+  HostIdentity who = HostIdentity::self();
+  who.host = "elsewhere";
+  return who;
+}
+
+TEST_F(OwnershipTest, EachActivationTakesTheNextSlot) {
+  Ownership o(d_.path());
+  const auto self = HostIdentity::self();
+  EXPECT_EQ(o.free_slots(image_, 3), 3);
+  EXPECT_EQ(o.claim_slot(image_, 3, somebody_else()).value_or(0), 1);
+  EXPECT_EQ(o.claim_slot(image_, 3, self).value_or(0), 2);
+  EXPECT_EQ(o.claim_slot(image_, 3, self).value_or(0), 2) << "asked again by the same process";
+  Claim claim = *o.slot_claimed(image_, 2).value();
+  claim.state = "running";
+  ASSERT_TRUE(o.update_slot(image_, 2, claim).ok());
+  EXPECT_EQ(o.free_slots(image_, 3), 1);
+  auto third = somebody_else();
+  third.pid += 1;
+  EXPECT_EQ(o.claim_slot(image_, 3, third).value_or(0), 3);
+  const auto full = o.claim_slot(image_, 3, self);
+  ASSERT_FALSE(full.ok());
+  EXPECT_EQ(full.error().err, EBUSY);
+  EXPECT_THAT(full.error().what, AllOf(HasSubstr("host elsewhere"), HasSubstr("since 20")));
+  EXPECT_TRUE(o.in_use(image_));
+  EXPECT_TRUE(o.claimed(image_).value().has_value()) << "slot 1 is the claim that everybody reads";
+}
+
+TEST_F(OwnershipTest, ASlotIsGivenBackByItsOwnerUnlessItRan) {
+  Ownership o(d_.path());
+  const auto self = HostIdentity::self();
+  ASSERT_EQ(o.claim_slot(image_, 1, self).value_or(0), 1);
+  ASSERT_TRUE(o.release_slot(image_, 1, somebody_else()).ok());
+  EXPECT_EQ(o.claim_slot(image_, 1, somebody_else()).ok(), false);
+  ASSERT_TRUE(o.release_slot(image_, 1, self).ok());
+  ASSERT_EQ(o.claim_slot(image_, 1, self).value_or(0), 1);
+  Claim claim = *o.slot_claimed(image_, 1).value();
+  claim.state = "ended";
+  ASSERT_TRUE(o.update_slot(image_, 1, claim).ok());
+  ASSERT_TRUE(o.release_slot(image_, 1, self).ok());
+  EXPECT_EQ(o.claim_slot(image_, 1, self).error().err, EALREADY);
+  EXPECT_FALSE(o.in_use(image_));
+}
+
+TEST_F(OwnershipTest, ASlotOfADeadProcessThatNeverRanIsTaken) {
+  Ownership o(d_.path());
+  const pid_t pid = in_child([&] {
+    Ownership mine(d_.path());
+    return mine.claim_slot(image_, 1, HostIdentity::self()).ok() ? 0 : 1;
+  });
+  ASSERT_GT(pid, 0);
+  EXPECT_EQ(o.free_slots(image_, 1), 1);
+  EXPECT_EQ(o.claim_slot(image_, 1, HostIdentity::self()).value_or(0), 1);
+}
+
 }  // namespace
 }  // namespace supervise
