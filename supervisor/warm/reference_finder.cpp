@@ -66,9 +66,14 @@ std::optional<Reference> ReferenceFinder::to_address(const Task& task, const Add
   } else if (a.family == AF_UNIX) {
     const std::string where = a.name.starts_with('/') ? "root" : "cwd/";
     struct stat st {};
-    end = stat(fmt::format("/proc/{}/{}{}", task.tid, where, a.name).c_str(), &st) == 0
-              ? owner(unix_inodes_of_file(st.st_dev, st.st_ino))
-              : OtherEnd::Nobody;
+    if (stat(fmt::format("/proc/{}/{}{}", task.tid, where, a.name).c_str(), &st) != 0) {
+      end = OtherEnd::Nobody;
+    } else {
+      // A name crosses network namespaces, the kernel's table does not: a socket there that is not in
+      // ours is another container's, or stale.
+      end = owner(unix_inodes_of_file(st.st_dev, st.st_ino));
+      if (end == OtherEnd::Nobody && S_ISSOCK(st.st_mode)) end = OtherEnd::Outside;
+    }
   } else if ((a.family == AF_INET || a.family == AF_INET6) && !a.multicast && is_local_address(a)) {
     end = owner(port_inodes(task.tgid, datagram, a.port));
   }
