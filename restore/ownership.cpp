@@ -249,12 +249,14 @@ Result<std::optional<Claim>> Ownership::claimed(const std::string& image_dir) co
   return read_record<Claim>(claim_file(image_dir));
 }
 
-Result<int> Ownership::claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner) {
+Result<int> Ownership::claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner,
+                                  int from) {
   RETURN_IF_ERROR(fault_point("slot.before"));
   ASSIGN_OR_RETURN(const std::uint64_t now, epoch());
   const std::string text = json_io::write_object(Claim{now, owner, kClaimed, unix_now_ns(), 0});
   Error last = plain_error(fmt::format("image {}: no instance is allowed", image_dir));
-  for (int slot = 1; slot <= slots; ++slot) {
+  for (int i = 0; i < slots; ++i) {
+    const int slot = (from - 1 + i) % slots + 1;
     const std::string path = claim_file(image_dir, slot);
     for (int attempt = 0; attempt < 100; ++attempt) {
       // No fsync: link(2) decides between all that look at this directory now. A crash that takes the

@@ -75,10 +75,11 @@ class Ownership {
   Result<std::optional<Claim>> claimed(const std::string& image_dir) const;
 
   // A warm image may be activated several times: each activation takes a slot (1 is claim.json, N is
-  // claim-N.json). Claims the first that is to be had of 1..slots for `owner`, a process of this host,
-  // in state "claimed", and returns it. Other hosts see the claim, but it is not durable before
+  // claim-N.json). Claims the first that is to be had of 1..slots, looking from `from` on, for `owner`,
+  // a process of this host, in state "claimed", and returns it. Other hosts see the claim, but it is not durable before
   // update_slot(). EBUSY or EALREADY name the owner of the last slot.
-  Result<int> claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner);
+  Result<int> claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner,
+                         int from = 1);
   // Owner only, durable.
   Status update_slot(const std::string& image_dir, int slot, const Claim& claim);
   Status release_slot(const std::string& image_dir, int slot, const HostIdentity& owner);

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -198,17 +199,24 @@ class CopyKeeper {
 
   // The length of the message; 0 when the standby is gone, -1 when the copy is.
   ssize_t wait(char* message, std::size_t size) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);  // blocked already
+    const UniqueFd ends(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     for (;;) {
-      pollfd p{line_.get(), POLLIN, 0};
-      const int ready = poll(&p, 1, parked_ ? 200 : -1);
-      if (ready > 0) {
-        const ssize_t n = recv(line_.get(), message, size, MSG_DONTWAIT);
-        if (n >= 0) return n;
-        if (errno != EAGAIN && errno != EINTR) return 0;
+      if (parked_) {
+        signalfd_siginfo info;
+        while (read(ends.get(), &info, sizeof info) > 0) {
+        }
+        resume_->session().serve_tracees();
+        if (!resume_->session().has_processes()) return -1;
       }
-      if (!parked_) continue;
-      resume_->session().serve_tracees();
-      if (!resume_->session().has_processes()) return -1;
+      pollfd p[2] = {{line_.get(), POLLIN, 0}, {ends.get(), POLLIN, 0}};
+      poll(p, 2, -1);
+      if (p[0].revents == 0) continue;
+      const ssize_t n = recv(line_.get(), message, size, MSG_DONTWAIT);
+      if (n >= 0) return n;
+      if (errno != EAGAIN && errno != EINTR) return 0;
     }
   }
 

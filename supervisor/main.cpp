@@ -1,12 +1,14 @@
 // The program: parses, runs one command, and gives its exit status.
+#include <unistd.h>
+
 #include <string_view>
 
+#include "supervisor/activate_fast.h"
 #include "supervisor/commands/commands.h"
 #include "supervisor/doctor.h"
 #include "supervisor/events.h"
 #include "supervisor/options.h"
 #include "supervisor/options_table.h"
-#include "supervisor/options_values.h"
 #include "supervisor/session_entry.h"
 #include "supervisor/world_inherited.h"
 
@@ -48,17 +50,18 @@ int run_command(const Invocation& invocation) {
 }  // namespace
 }  // namespace supervise
 
+// Before the constructors of static objects, which touch most of what a start touches.
+extern "C" {
+static void before_all(int argc, char** argv, char** environment) {
+  if (const auto status = supervise::activate_fast(argc, argv, environment)) _exit(*status);
+}
+[[gnu::used, gnu::section(".preinit_array")]] static void (*const run_before_all)(int, char**, char**) = before_all;
+}
+
 int main(int argc, char** argv) {
   supervise::InheritedState::record();  // first: the application is to inherit what we did
   // What doctor starts for its smoke test.
   if (argc == 2 && std::string_view(argv[1]) == "doctor-guest") return supervise::doctor_guest();
-  // The one command that is in a hurry, in its plain form.
-  if (argc == 3 && std::string_view(argv[1]) == "activate" && supervise::check_name({argv[2], "NAME"})) {
-    supervise::ControlOptions options;
-    options.name = argv[2];
-    options.timeout = supervise::kControlTime;
-    return supervise::command_control(supervise::CommandId::Activate, options);
-  }
   const auto invocation = supervise::parse_command_line({argv + 1, argv + argc});
   if (!invocation) return supervise::complain(invocation.error().message(), 125);
   return supervise::run_command(invocation.value());

@@ -77,6 +77,7 @@ int Standby::run() {
     begin_next_activation();
     serve_claims();
     serve_copies();
+    settle_activated();
     if (auto status = serve_signals()) return *status;
     if (auto status = serve_store()) return *status;
     reap();
@@ -100,9 +101,14 @@ void Standby::wait_for_events() {
   int wait_ms = 1000;
   if (activation_ && activation_->claim_pending)
     wait_ms = std::min(wait_ms, Deadline(activation_->claim_until).left_ms());
+  for (const auto& [id, held] : copies_)
+    if (held.settle_at) wait_ms = std::min(wait_ms, Deadline(*held.settle_at).left_ms());
   if (!committed_.empty() && resume_again_ > Clock::now())
     wait_ms = std::min(wait_ms, Deadline(resume_again_).left_ms());
-  poll(fds.data(), fds.size(), wait_ms);
+  readable_.clear();
+  if (poll(fds.data(), fds.size(), wait_ms) <= 0) plan_due_ = reap_due_ = true;  // now and then, whatever was told
+  for (const pollfd& p : fds)
+    if (p.revents != 0) readable_.insert(p.fd);
 }
 
 // A descriptor that another process still has would keep a closed line open.
@@ -119,7 +125,10 @@ std::optional<int> Standby::serve_signals() {
   signalfd_siginfo info;
   while (read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
     const int sig = static_cast<int>(info.ssi_signo);
-    if (sig == SIGCHLD) continue;
+    if (sig == SIGCHLD) {
+      reap_due_ = true;
+      continue;
+    }
     if (running() > 0) {
       // The terminal has told everybody itself.
       if (info.ssi_code == SI_KERNEL) continue;
@@ -138,6 +147,7 @@ std::optional<int> Standby::serve_signals() {
 
 std::optional<int> Standby::serve_store() {
   while (auto news = watch_.read_news()) {
+    plan_due_ = true;
     if (news->trouble != trouble_) {
       trouble_ = news->trouble;
       if (trouble_.empty()) events_.info("standby.store", "the image store can be read again");
@@ -161,13 +171,16 @@ std::optional<int> Standby::serve_store() {
 
 void Standby::serve_copies() {
   for (auto& [id, held] : copies_)
-    while (auto news = held.copy->read_news()) {
+    while (readable_.contains(held.copy->fd())) {
+      const auto news = held.copy->read_news();
+      if (!news) break;
       on_news(held, *news);
       if (news->kind == CopyNews::Lost) break;
     }
 }
 
 void Standby::on_news(Held& held, const CopyNews& news) {
+  plan_due_ = true;
   const auto image_of = [&] {
     for (const auto& image : images_)
       if (image.stamp == held.stamp) return image;
@@ -237,6 +250,9 @@ void Standby::refuse(const SeenImage& image, const std::string& reason) {
 }
 
 void Standby::reap() {
+  if (!reap_due_) return;
+  reap_due_ = false;
+  plan_due_ = true;
   for (auto it = copies_.begin(); it != copies_.end();) {
     auto next = std::next(it);
     int status = 0;
@@ -263,6 +279,7 @@ void Standby::on_copy_end(std::map<int, Held>::iterator it, int status) {
   Held& held = it->second;
   const std::string image = held.copy->plan().image;
   if (held.view.state == CopyState::Running) {
+    if (held.settle_at) after_activation(held);
     claims_.update(image, held.slot, held.copy->identity(), "ended");
     if (!application_status_ || *application_status_ == 0) application_status_ = status;
     events_.info("standby.ended", fmt::format("instance {} of image {} ended with {}", held.slot, image, status),
@@ -287,6 +304,9 @@ void Standby::on_copy_end(std::map<int, Held>::iterator it, int status) {
 }
 
 void Standby::plan() {
+  // Not between a request and its answer.
+  if (!plan_due_ || activation_) return;
+  plan_due_ = false;
   StandbyView view;
   view.images = images_;
   view.refused = refused_;

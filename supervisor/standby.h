@@ -33,8 +33,9 @@ class Standby {
     std::string stamp;
     CopyNews ready;           // as it was told
     int slot = 0;
-    bool superseded = false;  // a newer one is to take its place
-    std::string activated_at;
+    std::string activated_at{}, unarbitrated{};
+    double claim_ms = 0, wake_ms = 0, total_ms = 0;
+    std::optional<Clock::time_point> settle_at{};  // what follows an activation is still to be done
   };
   struct Activation {  // one at a time; others wait
     ControlReply reply;
@@ -71,6 +72,9 @@ class Standby {
   void begin_next_activation();
   void wake(const std::string& unarbitrated);
   void finish_activation(Held& held, const CopyNews& news);
+  ClaimOrder claim_order(const Held& held) const;
+  void settle_activated();
+  void after_activation(Held& held);
   void fail_activation(const std::string& why);
   void run_on_activate(const Held& held);
   std::string nothing_ready() const;
@@ -97,6 +101,8 @@ class Standby {
   Clock::time_point resume_again_{};
   std::optional<Activation> activation_;
   std::list<Activation> waiting_;
+  std::set<int> readable_;                    // descriptors, at this turn of the loop
+  bool reap_due_ = true, plan_due_ = true;
   std::list<Helper> commands_;                // --on-activate
   std::optional<int> application_status_;     // of the activated ones that have ended
   bool was_activated_ = false;

@@ -18,6 +18,7 @@ using nlohmann::json;
 
 // A store that does not answer for so long is lost.
 constexpr Millis kClaimTime{5000};
+constexpr Millis kSettle{3};
 
 std::string dumped(const json& j) { return j.dump(-1, ' ', false, json::error_handler_t::replace); }
 
@@ -125,14 +126,25 @@ void Standby::begin_next_activation() {
     next.id = *id;
     activation_ = std::move(next);
     held.view.state = CopyState::Waking;
-    ClaimOrder order{held.copy->plan().image, options_.instances, held.copy->identity(), held.ready.files};
-    if (!claims_.claim(order)) {
+    if (!claims_.claim(claim_order(held))) {
       wake("the process that takes claims is gone");
       continue;
     }
     activation_->claim_pending = true;
     activation_->claim_until = Clock::now() + kClaimTime;
   }
+}
+
+ClaimOrder Standby::claim_order(const Held& held) const {
+  ClaimOrder order;
+  order.image = held.copy->plan().image;
+  order.slots = options_.instances;
+  order.owner = held.copy->identity();
+  order.files = held.ready.files;
+  for (const auto& [id, other] : copies_)
+    if (other.view.generation == held.view.generation) order.from = std::max(order.from, other.slot + 1);
+  if (order.from > order.slots) order.from = 1;
+  return order;
 }
 
 void Standby::serve_claims() {
@@ -157,7 +169,7 @@ void Standby::serve_claims() {
   Held& held = copies_.at(activation_->id);
   if (gone && !activation_->retried) {
     activation_->retried = true;
-    claims_.claim({held.copy->plan().image, options_.instances, held.copy->identity(), held.ready.files});
+    claims_.claim(claim_order(held));
   } else if (Clock::now() >= activation_->claim_until) {
     activation_->claim_pending = false;
     wake(fmt::format("the store did not answer within {} s", kClaimTime.count() / 1000));
@@ -203,23 +215,40 @@ void Standby::finish_activation(Held& held, const CopyNews& news) {
   // The application runs, and whoever asked knows. The claim was visible to every host before the wake;
   // this makes it durable. Were this host to crash before that, the application would be gone with the claim.
   if (done.unarbitrated.empty()) claims_.update(held.copy->plan().image, held.slot, held.copy->identity(), "running");
+  held.wake_ms = news.wake_ms;
+  held.claim_ms = done.claim_ms;
+  held.total_ms = total_ms;
+  held.unarbitrated = done.unarbitrated;
+  // The rest leaves the processors to the application and to the client's end for a moment.
+  held.settle_at = Clock::now() + kSettle;
+}
+
+void Standby::settle_activated() {
+  for (auto& [id, held] : copies_) {
+    if (!held.settle_at || Clock::now() < *held.settle_at) continue;
+    held.settle_at.reset();
+    after_activation(held);
+  }
+}
+
+void Standby::after_activation(Held& held) {
   if (options_.instances == 1) control_.reset();  // the session answers from now on
   held.copy->serve();
   run_on_activate(held);
   events_.info("standby.activated",
                fmt::format("image {} was activated as instance {}: claimed after {:.3f} ms, awake after {:.3f} ms "
-                           "(the wake itself {:.3f} ms)", held.copy->plan().image, held.slot, done.claim_ms, total_ms,
-                           news.wake_ms),
+                           "(the wake itself {:.3f} ms)", held.copy->plan().image, held.slot, held.claim_ms,
+                           held.total_ms, held.wake_ms),
                {{"image", held.copy->plan().image},
                 {"generation", static_cast<std::int64_t>(held.view.generation)},
                 {"instance", std::int64_t{held.slot}},
                 {"level", held.ready.level},
-                {"claim_ms", done.claim_ms},
-                {"wake_ms", news.wake_ms},
-                {"ms", total_ms},
+                {"claim_ms", held.claim_ms},
+                {"wake_ms", held.wake_ms},
+                {"ms", held.total_ms},
                 {"memory", static_cast<std::int64_t>(held.copy->resident_bytes())}});
-  if (!done.unarbitrated.empty())
-    events_.warn("standby.unarbitrated", "no other host is kept from the same image: " + done.unarbitrated);
+  if (!held.unarbitrated.empty())
+    events_.warn("standby.unarbitrated", "no other host is kept from the same image: " + held.unarbitrated);
   tell_level();
 }
 

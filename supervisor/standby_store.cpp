@@ -156,15 +156,37 @@ class Watcher {
       out["images"].push_back({{"generation", s.generation}, {"dir", s.dir}, {"stamp", s.stamp},
                                {"broken", s.broken}, {"handover", s.handover}, {"origin", s.origin},
                                {"created", s.created_unix_ns}});
-      std::string taken_by;
-      out["images"].back()["free"] = ownership_.free_slots(s.dir, options_.instances, &taken_by);
-      out["images"].back()["taken_by"] = taken_by;
+      const Slots& slots = slots_of(s.dir);
+      out["images"].back()["free"] = slots.free;
+      out["images"].back()["taken_by"] = slots.taken_by;
     }
     return dumped(out);
   }
 
+  // Who has what changes with the directory, and now and then because an owner died.
+  struct Slots {
+    std::int64_t changed = -1;
+    Clock::time_point read{};
+    int free = 0;
+    std::string taken_by;
+  };
+  const Slots& slots_of(const std::string& image) {
+    Slots& s = slots_[image];
+    struct stat st{};
+    const std::int64_t changed = stat(image.c_str(), &st) == 0 ? st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec : 0;
+    const auto age = Clock::now() - s.read;
+    if (age > Millis(1000) || (changed != s.changed && age > Millis(100))) {
+      s.taken_by.clear();
+      s.free = ownership_.free_slots(image, options_.instances, &s.taken_by);
+      s.changed = changed;
+      s.read = Clock::now();
+    }
+    return s;
+  }
+
   const StandbyOptions& options_;
   Events& events_;
+  std::map<std::string, Slots> slots_;
   std::string dir_;
   Rendezvous rendezvous_;
   Ownership ownership_;
@@ -188,7 +210,8 @@ json claim_now(Ownership& ownership, const json& order) {
   }
   auto owner = identity_from_json("owner", order.at("owner").get<std::string>());
   if (!owner) return {{"why", owner.error().message()}};
-  auto slot = ownership.claim_slot(order.at("image").get<std::string>(), order.at("slots").get<int>(), *owner);
+  auto slot = ownership.claim_slot(order.at("image").get<std::string>(), order.at("slots").get<int>(), *owner,
+                                   order.at("from").get<int>());
   if (slot) return {{"slot", *slot}};
   const int err = slot.error().err;
   return {{"taken", err == EBUSY || err == EALREADY}, {"why", slot.error().message()}};
@@ -330,7 +353,7 @@ Status StoreClaims::start(Events& events, const std::string& app_dir, const std:
 }
 
 bool StoreClaims::claim(const ClaimOrder& order) {
-  return helper_.send_text(dumped({{"image", order.image}, {"slots", order.slots},
+  return helper_.send_text(dumped({{"image", order.image}, {"slots", order.slots}, {"from", order.from},
                                    {"owner", identity_to_json(order.owner)}, {"files", order.files}}));
 }
 

@@ -60,7 +60,7 @@ class StoreWatch {
 
 struct ClaimOrder {
   std::string image;
-  int slots = 1;
+  int slots = 1, from = 1;
   HostIdentity owner;
   std::vector<std::pair<std::string, std::uint64_t>> files;  // must have these sizes still
 };
