@@ -134,17 +134,21 @@ class Session : public TracerPolicy {
   void completed(Task& task, FailedCall& call);
   void serve_recovery();               // timers, replays, alternates that are due
   void serve_replays();
+
+  // session_durable.cpp
   // On the path in use: synced; with `rewrite` (a sync has failed) replayed and proven.
   bool make_durable(StoragePath& path, const char* why, bool rewrite = false);
   Status sync_in_place(StoragePath& path);
   void refresh_mapped(StoragePath& path);
+  Status replay_on(StoragePath& path, const std::string& dir);
+  bool finish_at_end();                // the application ended: what is not durable yet
+
+  // session_failover.cpp
   bool fail_over(StoragePath& path);   // switch to an alternate with everything held
   bool try_alternate(StoragePath& path, std::size_t index);
-  Status replay_on(StoragePath& path, const std::string& dir);
   Status run_hook(const StoragePath& path, const std::string& command, const std::string& dir,
                   const std::string& from, const std::string& reason);
   void move_late();                    // as far as their threads are held by now
-  bool finish_at_end();                // the application ended: what is not durable yet
 
   // session_keeper.cpp
   void protect();     // a keeper with everything as it is now; with all threads held they are safe
