@@ -55,8 +55,16 @@ class OwnershipTest : public testing::Test {
   }
 
   ScratchDir d_;
-  Ownership own_{d_.path()};
+  Ownership own_ = patient(d_.path());
   std::string image_;
+
+ private:
+  // Fifty processes that sync take turns: the disk may be slow, and in use.
+  static Ownership patient(const std::string& dir) {
+    Ownership own(dir);
+    own.lock_timeout = Millis(25000);
+    return own;
+  }
 };
 
 TEST_F(OwnershipTest, SelfIsAliveAndItsStartTimeIsTheKernels) {
