@@ -139,13 +139,11 @@ Status Resume::restore(int work_dir) {
   world_->keep_tools_off(pids);
   ASSIGN_OR_RETURN(const int inner, criu.restore(*world_, request, Deadline::in(Criu::deadline())));
   RETURN_IF_ERROR(fault_point("handover.11.restored"));
-  ASSIGN_OR_RETURN(const pid_t outer, world_->outer_pid(inner));
-  RETURN_IF_ERROR(world_->adopt_app(inner));
   if (state.last_pid > 0) world_->set_last_pid(state.last_pid).ignore();
   std::set<pid_t> stopped;
   for (int pid : state.stopped)
     if (auto o = world_->outer_pid(pid)) stopped.insert(*o);
-  return session_->adopt(std::move(world_), outer, stopped, state.guarded);
+  return session_->adopt(std::move(world_), inner, stopped, state.guarded);
 }
 
 void Resume::drop() {

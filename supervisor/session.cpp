@@ -160,13 +160,16 @@ Status Session::launch(const std::vector<std::string>& argv) {
   return world_->release_launch();
 }
 
-Status Session::adopt(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
+Status Session::adopt(std::unique_ptr<World> world, int root, const std::set<pid_t>& stopped,
                       const std::set<int>& guarded) {
   learn_criu_version();
   world_ = std::move(world);
   RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
-  app_pid_ = root;
-  RETURN_IF_ERROR(tracer_.adopt({root}, stopped, Deadline::in(Millis(20000))));
+  ASSIGN_OR_RETURN(app_pid_, world_->outer_pid(root));
+  RETURN_IF_ERROR(tracer_.adopt({app_pid_}, stopped, Deadline::in(Millis(20000))));
+  // Not before: until then nothing but the world's init ends the tree when we are killed, and it ends
+  // only what is nobody's.
+  RETURN_IF_ERROR(world_->adopt_app(root));
   for (pid_t pid : tracer_.processes())
     if (auto s = task_status(pid); s && !s->ns_pid.empty() && guarded.contains(s->ns_pid.back()))
       default_traps_.insert(pid);

@@ -85,10 +85,10 @@ class Session : public TracerPolicy {
 
   // Creates the world and the application in it, stopped before its first instruction runs freely.
   Status launch(const std::vector<std::string>& argv);
-  // Takes over a restored tree (root as seen from outside) in `world`; every thread is held until
-  // wake(), which does nothing else, or loop().
+  // Takes over a restored tree (its root's PID inside) in `world`; every thread is held until wake(),
+  // which does nothing else, or loop().
   // `guarded`: inner PIDs that got a handler for SIGTRAP for the dump (tracer/snapshot.h).
-  Status adopt(std::unique_ptr<World> world, pid_t root, const std::set<pid_t>& stopped,
+  Status adopt(std::unique_ptr<World> world, int root, const std::set<pid_t>& stopped,
                const std::set<int>& guarded);
   void wake() { tracer_.resume_all(); }
   Status open_control();  // it answers; launch() does this itself

@@ -35,7 +35,7 @@ def main(t):
     t.equal(app.wait(30), 113, "the origin has stopped with its image")
     for point in LOOKING + WAKING:
         kill_at(t, pair, point)
-    for delay in (10, 25, 40, 60, 80, 100, 150, 200):
+    for delay in (10, 25, 40, 55, 65, 75, 85, 95, 105, 120, 140, 160, 200):
         standby = pair.standby()
         time.sleep(delay / 1000)
         standby.kill()

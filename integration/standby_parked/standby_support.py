@@ -79,6 +79,9 @@ def rounds_of(process):
 
 def empty(t, host, what, killed=False):
     """Nothing of a standby or its copies is left on the host. A killed one leaves its socket, which the next replaces."""
-    harness.wait_until(lambda: not [p for p in host.processes().values() if p[1] != "Z"], 15, what)
+    try:
+        harness.wait_until(lambda: not [p for p in host.processes().values() if p[1] != "Z"], 15, what)
+    except TimeoutError:
+        raise AssertionError(f"{what}: {host.processes()}") from None
     left = host.shell("ls -A /run/supervise 2>/dev/null | grep -v '\\.lock$' || true").stdout.split()
     t.equal([f for f in left if not (killed and f.endswith(".sock"))], [], f"{what}: and no file of it")

@@ -4,6 +4,7 @@ wins over all of them."""
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -29,13 +30,16 @@ class Forgery:
         draft = self.app / ".forged"
         shutil.copytree(self.app / f"gen-{self.base:06}", draft, ignore=shutil.ignore_patterns("claim*", ".claim*"))
         manifest = draft / "manifest.json"
-        text = json.loads(manifest.read_text())
+        # Numbers stay as they are written: the seal is of the text.
+        text = json.loads(manifest.read_text(), parse_float=lambda number: f"\0{number}")
+
+        def dump(value, **how):
+            return re.sub(r'"\\u0000([^"]*)"', r"\1", json.dumps(value, ensure_ascii=False, **how))
         if members:
             text.update(members)
             del text["manifest_sha256"]
-            compact = json.dumps(text, separators=(",", ":"), ensure_ascii=False)
-            text["manifest_sha256"] = hashlib.sha256(compact.encode()).hexdigest()
-        manifest.write_text(json.dumps(text, ensure_ascii=False))
+            text["manifest_sha256"] = hashlib.sha256(dump(text, separators=(",", ":")).encode()).hexdigest()
+        manifest.write_text(dump(text))
         if change:
             change(draft)
         draft.rename(self.app / f"gen-{self.next:06}")
