@@ -99,7 +99,7 @@ def cached(t, mib, rounds):
                 f.unlink()
             began = time.monotonic_ns()
             done = subprocess.run(["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "bash", "-c", "echo 20000 >/proc/sys/kernel/ns_last_pid; "
-                            f"(exec {harness.criu_binary()} restore -D {image} -o /var/tmp/bench-criu.log --shell-job --manage-cgroups=ignore --file-locks "
+                            f"(exec {harness.criu_binary()} restore -D {image} -o {t.logs}/criu.log --shell-job --manage-cgroups=ignore --file-locks "
                             f"--network-lock skip --tcp-established -d --restore-sibling "
                             f"--inherit-fd 'fd[11]:{str(out).lstrip('/')}' --inherit-fd 'fd[12]:{str(err).lstrip('/')}'"
                             f" 0</dev/null 1>/dev/null 2>&1 11>>{out} 12>>{err}); exit"], timeout=60, check=False)
