@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <time.h>
 
+#include "restore/host_identity.h"
 #include "restore/ownership.h"
 #include "restore/rendezvous.h"
 #include "supervisor/base/fault_point.h"
@@ -18,12 +19,6 @@ namespace {
 constexpr Millis kPrepareDeadline{10000};
 constexpr Millis kVerifyDeadline{60000};
 constexpr Millis kResumeDeadline{60000};
-
-std::int64_t unix_ns() {
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
-}
 
 void pause_ms(long ms) {
   const timespec pause{ms / 1000, (ms % 1000) * 1'000'000};
@@ -104,7 +99,7 @@ void Session::run_handover(const std::string& reason) {
     commit.epoch = epoch;
     commit.generation = made.manifest.generation;
     commit.origin = self;
-    commit.committed_unix_ns = unix_ns();
+    commit.committed_unix_ns = unix_now_ns();
     RETURN_IF_ERROR(commit_for_sure(ownership, made.image.dir, commit, events_));
     if (keeper_.page()) keeper_.page()->committed = true;
     step(9, "committed: from here on only the standby may run the application");
@@ -156,10 +151,10 @@ void Session::run_handover(const std::string& reason) {
     if (got && *got) claim = **got;
     if (claim && claim->state != "claimed" && !running) {
       running = true;
-      running_seen = unix_ns();
+      running_seen = unix_now_ns();
     }
     if (running && (claim->first_io_unix_ns || claim->state == "ended")) break;
-    if (running && unix_ns() - running_seen > 10'000'000'000ll) break;
+    if (running && unix_now_ns() - running_seen > 10'000'000'000ll) break;
     pause_ms(5);
   }
   if (!running) {

@@ -240,6 +240,11 @@ void Session::serve_signals() {
       continue;
     }
     if (sig == SIGWINCH || sig == SIGCONT) world_->on_terminal_signal(sig);
+    if (warm_ && warm_->watching() && (sig == SIGTERM || sig == SIGINT || sig == SIGQUIT || sig == SIGHUP)) {
+      // A thread that is stopped at its reference would take it only after the image.
+      events_.warn("warm.given_up", fmt::format("no warm image: {} for the application came first", strsignal(sig)));
+      end_warm_point();
+    }
     if (app_end_) {
       // The first process is gone; the rest is asked to go too.
       for (pid_t pid : tracer_.processes()) kill(pid, sig);

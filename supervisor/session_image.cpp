@@ -13,6 +13,7 @@
 #include <cstring>
 #include <set>
 
+#include "restore/host_identity.h"
 #include "restore/criu.h"
 #include "restore/host_facts.h"
 #include "supervisor/base/fault_point.h"
@@ -26,13 +27,6 @@
 
 namespace supervise {
 namespace {
-
-
-std::int64_t unix_ns() {
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
-}
 
 int inner_pid_of(pid_t tid) {
   auto status = task_status(tid);
@@ -132,7 +126,7 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
   m.app_name = config_.name;
   m.command = config_.command;
   m.reason = reason;
-  m.created_unix_ns = unix_ns();
+  m.created_unix_ns = unix_now_ns();
   m.error_unix_ns = incident_.first_error_unix_ns;
   m.root_pid = inner_pid_of(root);
   m.run_options = run_options_to_json(config_);
@@ -302,6 +296,7 @@ Result<std::string> Session::run_checkpoint(bool stop, const std::string& reason
     return s.error();
   }
   if (!made) return made.error();
+  if (config_.refresh.count() > 0) next_refresh_ = Clock::now() + config_.refresh;
   events_.info(reason == "warm" ? "warm.image" : "checkpoint.done",
                fmt::format("image {} made: freeze {:.1f} ms (dump {:.1f} ms, hash and sync {:.1f} ms), total {:.1f} ms",
                            made->image.dir, static_cast<double>(made->frozen.count()), made->dump_ms, made->ship_ms,

@@ -10,6 +10,7 @@
 #include "supervisor/base/worker.h"
 #include "supervisor/control.h"
 #include "supervisor/session.h"
+#include "supervisor/warm/sockets.h"
 #include "tracer/snapshot.h"
 
 namespace supervise {
@@ -153,6 +154,7 @@ int Session::survive(pid_t dead) {
     events_.error("keeper.failed", s.error().message());
     return 125;
   }
+  end_tcp_repair(tracer_.processes());  // the supervisor may have died with a dump
   guarded_ = page->guarded;
   unguard();
   if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "restore/host_identity.h"
 #include "supervisor/base/errno_class.h"
 #include "supervisor/base/fault_point.h"
 #include "supervisor/relocate.h"
@@ -16,12 +17,6 @@
 
 namespace supervise {
 namespace {
-
-std::int64_t unix_ns() {
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
-}
 
 CallKind kind_of(const Task& task, const CallContext& ctx) {
   const Call& call = *task.call;
@@ -54,7 +49,7 @@ void Session::open_incident(StoragePath& path, const std::string& what) {
   if (incident_.id != 0) return;
   incident_.id = ++incidents_;
   incident_.first_error = Clock::now();
-  incident_.first_error_unix_ns = unix_ns();
+  incident_.first_error_unix_ns = unix_now_ns();
   events_.set_incident(incident_.id);
   (void)what;
 }

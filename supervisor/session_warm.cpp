@@ -1,10 +1,10 @@
 // The warm image: threads that stop before their first external reference, the moment at which all
 // are done, and the application that goes on afterwards as if nothing had been.
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 
+#include "restore/host_identity.h"
 #include "supervisor/session.h"
 #include "supervisor/warm/sampler.h"
 #include "supervisor/warm/stack.h"
@@ -26,8 +26,6 @@ std::string not_done(const WarmPlan& plan) {
 
 void Session::watch_warm_point() {
   if (config_.warm.mode == WarmRules::Off) return;
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
   ReferenceFinder::Surroundings around;
   around.processes = [this] { return tracer_.processes(); };
   around.storage_path = [this](std::uint64_t mnt_id) { return paths_.of_mount(mnt_id) != nullptr; };
@@ -35,7 +33,7 @@ void Session::watch_warm_point() {
     auto link = proc_link(app_pid_, "fd/0");
     return link && link->starts_with("/dev/pts/") ? *link : std::string();
   };
-  around.started_unix_ns = now.tv_sec * 1'000'000'000ll + now.tv_nsec;
+  around.started_unix_ns = unix_now_ns();
   warm_ = std::make_unique<WarmPoint>(config_.warm, std::move(around));
 }
 
@@ -92,7 +90,7 @@ void Session::end_warm_point() {
 void Session::serve_warm_point() {
   if (!warm_ || tracer_.holding() || !tracer_.has_tasks() || handed_over_) return;
   if (!warm_->watching()) {
-    if (config_.refresh.count() > 0 && Clock::now() >= next_refresh_ && !last_image_.empty()) {
+    if (config_.refresh.count() > 0 && Clock::now() >= next_refresh_) {
       next_refresh_ = Clock::now() + config_.refresh;
       if (auto image = run_checkpoint(false, "warm"); !image)
         events_.error("warm.refresh_failed", image.error().message());
@@ -122,7 +120,7 @@ void Session::serve_warm_point() {
   }
   auto image = run_checkpoint(false, "warm");
   if (!image) events_.error("warm.failed", fmt::format("no warm image: {}; the application goes on", image.error().message()));
-  next_refresh_ = Clock::now() + config_.refresh;
+  next_refresh_ = Clock::now() + config_.refresh;  // also after a failure: the next one may succeed
   end_warm_point();
 }
 

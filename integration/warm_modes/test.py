@@ -139,6 +139,13 @@ def main(t):
     manual.write("\n")
     t.equal(manual.wait(20), 0, "manual: ends well")
 
+    held = m.app(PRELUDE + "threading.Thread(target=lambda: socket.socket().connect(('198.51.100.7', 1)), daemon=True).start()\n"
+                 "while True: pass\n", "--warm-point", "auto")
+    held.wait_line("warm.stopped", 20, "stderr")
+    held.signal(15)
+    held.wait_line("warm.given_up.*Terminated", 20, "stderr")
+    t.equal(held.wait(20), 143, "who is told to end while a thread is stopped ends at once")
+
     busy = m.app(PRELUDE + "threading.Thread(target=lambda: socket.socket().connect(('198.51.100.7', 1)), daemon=True).start()\n"
                  "end = time.time() + 3\nwhile time.time() < end: pass\n", "--warm-point", "auto", "--warm-deadline", "1s")
     busy.wait_line("warm.late", 20, "stderr")

@@ -67,6 +67,7 @@ Address inet(const sockaddr_in& in) {
   char text[INET_ADDRSTRLEN] = {};
   inet_ntop(AF_INET, &in.sin_addr, text, sizeof text);
   a.host = text;
+  a.raw = fmt::format("{:08X}", in.sin_addr.s_addr);
   return a;
 }
 
@@ -86,6 +87,7 @@ Address inet6(const sockaddr_in6& in) {
   char text[INET6_ADDRSTRLEN] = {};
   inet_ntop(AF_INET6, &in.sin6_addr, text, sizeof text);
   a.host = text;
+  for (const std::uint32_t word : in.sin6_addr.s6_addr32) a.raw += fmt::format("{:08X}", word);
   return a;
 }
 

@@ -57,6 +57,7 @@ struct Address {
   bool multicast = false;
   std::uint32_t groups = 0;  // netlink
   std::string host;      // INET: without the port
+  std::string raw;       // INET: the address as /proc/PID/net/tcp writes it
   std::string name;      // UNIX: path, or the abstract name without its leading NUL
   bool abstract = false;
 };

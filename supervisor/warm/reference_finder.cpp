@@ -75,7 +75,7 @@ std::optional<Reference> ReferenceFinder::to_address(const Task& task, const Add
       if (end == OtherEnd::Nobody && S_ISSOCK(st.st_mode)) end = OtherEnd::Outside;
     }
   } else if ((a.family == AF_INET || a.family == AF_INET6) && !a.multicast && is_local_address(a)) {
-    end = owner(port_inodes(task.tgid, datagram, a.port));
+    end = owner(port_inodes(task.tgid, datagram, a));
   }
   return reference(datagram ? RefClass::Datagram : RefClass::Connect, task, peer, end);
 }

@@ -40,7 +40,7 @@ std::vector<PortOwner> parse_net_table(std::string_view text) {
     std::uint64_t ino = 0;
     if (sscanf(line.c_str(), " %*d: %39[0-9A-Fa-f]:%x %39[0-9A-Fa-f]:%x %x %*s %*s %*s %*d %*d %" SCNu64,
                address, &port, far, &far_port, &state, &ino) == 6)
-      all.push_back({static_cast<std::uint16_t>(port), state == 0x0a || (state == 0x07 && far_port == 0), ino});
+      all.push_back({address, static_cast<std::uint16_t>(port), state == 0x0a || (state == 0x07 && far_port == 0), ino});
     at = end;
   }
   return all;
@@ -55,15 +55,30 @@ std::set<std::uint64_t> sockets_of(const std::vector<pid_t>& processes) {
   return inodes;
 }
 
-std::vector<std::uint64_t> port_inodes(pid_t pid, bool udp, std::uint16_t port) {
-  std::vector<std::uint64_t> inodes;
+std::vector<std::uint64_t> takers(const std::vector<PortOwner>& rows, const Address& a) {
+  // A v6 socket may serve v4 as well: ::ffff:ADDRESS, or ::.
+  const std::string mapped = "0000000000000000FFFF0000" + a.raw;
+  std::vector<std::uint64_t> exact, wildcard;
+  for (const PortOwner& row : rows) {
+    if (!row.listens || row.port != a.port) continue;
+    if (row.address == a.raw || row.address == mapped) exact.push_back(row.ino);
+    else if (row.address.find_first_not_of('0') == std::string::npos) wildcard.push_back(row.ino);
+  }
+  // To connect to the wildcard is to connect to loopback.
+  if (a.wildcard && exact.empty())
+    for (const PortOwner& row : rows)
+      if (row.listens && row.port == a.port) exact.push_back(row.ino);
+  return exact.empty() ? wildcard : exact;
+}
+
+std::vector<std::uint64_t> port_inodes(pid_t pid, bool udp, const Address& address) {
+  std::vector<PortOwner> rows;
   for (const char* table : {udp ? "udp" : "tcp", udp ? "udp6" : "tcp6"}) {
     auto text = read_proc_file(fmt::format("/proc/{}/net/{}", pid, table));
     if (!text) continue;
-    for (const PortOwner& owner : parse_net_table(*text))
-      if (owner.listens && owner.port == port) inodes.push_back(owner.ino);
+    for (PortOwner& row : parse_net_table(*text)) rows.push_back(std::move(row));
   }
-  return inodes;
+  return takers(rows, address);
 }
 
 std::vector<std::uint64_t> unix_inodes_of_file(dev_t dev, ino_t ino) {

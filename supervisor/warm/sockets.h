@@ -20,6 +20,7 @@ namespace supervise {
 Result<UniqueFd> borrow_fd(pid_t tgid, int fd);
 
 struct PortOwner {
+  std::string address;   // hexadecimal, as in the table
   std::uint16_t port = 0;
   bool listens = false;  // tcp: LISTEN; udp: not connected
   std::uint64_t ino = 0;
@@ -28,8 +29,10 @@ std::vector<PortOwner> parse_net_table(std::string_view text);  // pure; of /pro
 
 // Inodes of the sockets that these processes hold.
 std::set<std::uint64_t> sockets_of(const std::vector<pid_t>& processes);
-// Of those that listen on (or, for udp, receive at) the port, in the network namespace of `pid`.
-std::vector<std::uint64_t> port_inodes(pid_t pid, bool udp, std::uint16_t port);
+// Of the rows those that take what is sent to the address: bound to it, or else to the wildcard. Pure.
+std::vector<std::uint64_t> takers(const std::vector<PortOwner>& rows, const Address& address);
+// The same in the network namespace of `pid`: who listens there (for udp: receives).
+std::vector<std::uint64_t> port_inodes(pid_t pid, bool udp, const Address& address);
 // Sockets that are bound to the name: by the identity of its file, or by the abstract name.
 std::vector<std::uint64_t> unix_inodes_of_file(dev_t dev, ino_t ino);
 std::vector<std::uint64_t> unix_inodes_of_abstract(pid_t pid, std::string_view name);

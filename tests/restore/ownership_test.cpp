@@ -474,7 +474,7 @@ TEST_F(OwnershipTest, ASlotOfADeadProcessThatNeverRanIsTaken) {
     Ownership mine(d_.path());
     return mine.claim_slot(image_, 1, HostIdentity::self()).ok() ? 0 : 1;
   });
-  ASSERT_GT(pid, 0);
+  ASSERT_EQ(wait_for(pid, Millis(20000)), 0);
   EXPECT_EQ(o.free_slots(image_, 1), 1);
   EXPECT_EQ(o.claim_slot(image_, 1, HostIdentity::self()).value_or(0), 1);
 }

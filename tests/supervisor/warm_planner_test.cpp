@@ -273,5 +273,23 @@ TEST(WarmSockets, ReadsTheKernelsTables) {
   EXPECT_FALSE(rows[1].listens);
 }
 
+TEST(WarmSockets, OneAddressOneTaker) {
+  sockaddr_in in{};
+  in.sin_family = AF_INET;
+  in.sin_port = htons(80);
+  in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const Address loopback = *parsed(in);
+  EXPECT_EQ(loopback.raw, "0100007F");
+  using Inodes = std::vector<std::uint64_t>;
+  const PortOwner own{"0100007F", 80, true, 1}, other{"0500000A", 80, true, 2}, all{"00000000", 80, true, 3},
+      mapped{"0000000000000000FFFF00000100007F", 80, true, 4}, quiet{"0100007F", 80, false, 5};
+  EXPECT_EQ(takers({own, other, all, quiet}, loopback), (Inodes{1}));
+  EXPECT_EQ(takers({other, all}, loopback), (Inodes{3}));
+  EXPECT_EQ(takers({other}, loopback), (Inodes{}));
+  EXPECT_EQ(takers({mapped, all}, loopback), (Inodes{4}));
+  in.sin_addr.s_addr = 0;
+  EXPECT_EQ(takers({own}, *parsed(in)), (Inodes{1}));
+}
+
 }  // namespace
 }  // namespace supervise
