@@ -160,6 +160,9 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
     if (value->text.empty()) return value->bad("expected a shell command", 0);
     standby.on_activate = value->text;
   }
+  if (const auto* value = reader.one("on-activate-deadline")) {
+    ASSIGN_OR_RETURN(standby.on_activate_deadline, read_duration(*value));
+  }
   if (const auto* value = reader.one("activate-signal")) {
     ASSIGN_OR_RETURN(standby.activate_signal, read_signal(*value));
   }

@@ -62,6 +62,7 @@ struct StandbyOptions {  // standby, restore
   bool activate_on_command = false;
   int instances = 1;            // --instances: activations of one warm image
   std::string on_activate;      // --on-activate, empty: none
+  Millis on_activate_deadline{300000};
   int activate_signal = 0;      // --activate-signal, 0: none
   DriftPolicy drift = DriftPolicy::Refuse;
   TcpPolicy tcp = TcpPolicy::Keep;

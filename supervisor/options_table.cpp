@@ -150,7 +150,9 @@ constexpr OptionRow kOptions[] = {
     {"on-activate", "COMMAND", false, kStandby,
      "shell command that is started on this host when a warm image is activated, beside the "
      "application. Environment: SUPERVISE_NAME, SUPERVISE_IMAGE, SUPERVISE_GENERATION, "
-     "SUPERVISE_INSTANCE, SUPERVISE_PID"},
+     "SUPERVISE_INSTANCE, SUPERVISE_PID. It outlives this command and the application"},
+    {"on-activate-deadline", "DURATION", false, kStandby,
+     "when a command of --on-activate is killed that has not ended by itself (default 5m)"},
     {"activate-signal", "SIGNAL", false, kStandby,
      "signal that the application's first process gets before its first instruction when a warm image "
      "is activated (USR1, SIGUSR1 or 10), for instance to seed its random numbers anew"},
