@@ -84,10 +84,11 @@ struct ControlOptions {  // status, checkpoint, handover, activate
 };
 
 struct ImagesOptions {
-  std::string action;                 // list, inspect, verify, prune, export, import
+  std::string action;                 // list, inspect, verify, prune, free, export, import
   std::vector<std::string> operands;
   std::string images_dir;             // absolute; the default when --images is not given
   std::size_t keep = 3;               // prune
+  bool force = false;                 // free
   bool json = false;
 };
 
