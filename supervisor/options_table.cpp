@@ -59,14 +59,17 @@ constexpr CommandRow kCommands[] = {
      "Hands the running application over to its standby, as after a failure.",
      "supervise handover app\nsupervise handover app --to dir:/shared/images", 1},
     {CommandId::Images, "images",
-     "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | export IMAGE FILE | import FILE",
+     "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | free IMAGE | export IMAGE FILE | import FILE",
      "the image store",
      "IMAGE is a directory, NAME (the newest image of that application) or NAME/GENERATION in the "
-     "store. export writes a tar archive; import verifies it before it is in the store.",
+     "store. export writes a tar archive; import verifies it before it is in the store. free removes "
+     "the claims of those who activated or resumed the image, so that it can be activated again; exit "
+     "status 1 while one of them is alive or, without --force, may be.",
      "supervise images list\n"
      "supervise images verify app\n"
      "supervise images inspect app/3 --json\n"
      "supervise images prune app --keep 2\n"
+     "supervise images free app/3\n"
      "supervise images export app app.tar",
      -1},
     {CommandId::Doctor, "doctor", "[OPTIONS]", "probe this host",
@@ -177,6 +180,8 @@ constexpr OptionRow kOptions[] = {
     {"to", "TARGET", false, kHandover, "another standby than that of run: dir:PATH", Completion::Dir},
     {"timeout", "DURATION", false, kStatus | kCheckpoint | kHandover | kActivate,
      "how long the answer may take (default 5s for status, otherwise 10m)"},
+    {"force", "", false, kImages,
+     "free: also claims of other hosts, which are fenced, and the claim of a hand-over's image"},
     {"keep", "N", false, kImages, "prune: how many of the newest images stay (default 3)"},
     {"json", "", false, kStatus | kImages | kDoctor | kList | kVersion | kCheckpoint | kHandover | kActivate,
      "machine-readable output"},

@@ -81,6 +81,30 @@ def ask(t, host):
     return json.loads(done.stdout) if done.status == 0 else done.stderr
 
 
+def free(t, host, *more):
+    return host.run([t.supervise_binary(), "images", "free", "app", "--images", STORE, *more], 30, check=False)
+
+
+def freed(t, pair, c):
+    """All that activated the image have ended: it can be freed, and activated again. So it can be when the host that has
+    it is gone, once that is told."""
+    t.equal(free(t, pair.b).stdout, f"3 claims removed from {STORE}/app/gen-000001\n", "all ended: the claims are removed")
+    standby = pair.standby()
+    standby.wait_line(r"standby\.parked", 60, "stderr")
+    t.equal(ask(t, pair.b)["instance"], 1, "it is activated again")
+    t.check("is alive" in free(t, pair.b, "--force").stderr, "who is alive is not taken from")
+    pair.b.power_off(crash=True)
+    on_c = c.supervise(["standby", "--name", "app", "--from", f"dir:{STORE}", "--ready", "parked", "--activate", "command"],
+                       stdio="files", name="standby-c")
+    on_c.wait_line("standby.ready", 20, "stderr")
+    harness.wait_until(lambda: "claimed by host b" in ask(t, c), 20, "on c it is refused")
+    t.equal(free(t, c).status, 1, "nor can it be freed there")
+    t.equal(free(t, c, "--force").status, 0, "but when b is known to be dead")
+    on_c.wait_line(r"standby\.parked", 60, "stderr")
+    t.equal(ask(t, c)["instance"], 1, "and is activated on c")
+    t.equal(on_c.wait(60), 0, "and comes to its end")
+
+
 def main(t):
     generations(t)
     pair = Pair(t)
@@ -99,6 +123,9 @@ def main(t):
     t.equal(len({a["pid"] for a in (first, third)}), 2, "and wakes another copy")
     fourth = ask(t, pair.b)
     t.check("claimed by host" in fourth, f"a fourth is refused: {fourth}")
+    for host, text in ((pair.b, "is alive"), (c, "is alive"), (pair.a, "fence that host")):
+        done = free(t, host)
+        t.check(done.status == 1 and text in done.stderr, f"its claims can't be removed meanwhile: {done.stderr.strip()}")
     listed = c.run([t.supervise_binary(), "status", "app-2", "--json"], 20)
     t.equal(json.loads(listed.stdout)["name"], "app-2", "an instance answers under its own name")
     for process, number in ((standby, 2), (on_c, 1)):
@@ -106,6 +133,7 @@ def main(t):
         t.equal(process.wait(30), 0, "and the standby ends with them")
     empty(t, pair.b, "nothing is left on b")
     empty(t, c, "nothing is left on c")
+    freed(t, pair, c)
     for host in (pair.a, pair.b, c):
         host.power_off()
 
