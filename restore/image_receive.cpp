@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -178,8 +179,7 @@ class Receiver {
     upload_dir_ = dir_ + kIncoming + "/" + r.upload;
     for (const auto& d : {dir_ + kIncoming, upload_dir_})
       if (mkdir(d.c_str(), 0700) != 0 && errno != EEXIST) return errno_error("create directory " + d);
-    // Two connections for one upload: the older one is dead and does not know it.
-    ASSIGN_OR_RETURN(lock_, lock_file(dir_ + kIncoming + "/." + r.upload + ".lock", Deadline::in(Millis(10000))));
+    RETURN_IF_ERROR(take_upload(dir_ + kIncoming + "/." + r.upload + ".lock"));
     begun_ = true;
     Reply reply;
     // It was whole before, and only the answer was lost.
@@ -194,6 +194,24 @@ class Receiver {
         reply.parts.push_back({name, static_cast<std::uint64_t>(st.st_size)});
     }
     return reply;
+  }
+
+  // Two connections for one upload: the older one is dead, and its process does not know it yet.
+  Status take_upload(const std::string& path) {
+    lock_.reset();
+    auto lock = lock_file(path, Deadline::in(Millis(50)));
+    if (!lock && lock.error().err == ETIMEDOUT) {
+      auto text = read_small_file(path);
+      auto holder = text ? identity_from_json(path, *text) : Result<HostIdentity>(text.error());
+      if (holder && liveness_of(*holder) == Liveness::Alive) kill(holder->pid, SIGKILL);
+      lock = lock_file(path, Deadline::in(Millis(10000)));
+    }
+    if (!lock) return lock.error();
+    lock_ = lock.take();
+    const std::string self = identity_to_json(HostIdentity::self());
+    if (ftruncate(lock_.get(), 0) != 0 || pwrite(lock_.get(), self.data(), self.size(), 0) != static_cast<ssize_t>(self.size()))
+      return errno_error("write " + path);
+    return {};
   }
 
   Status data(const Request& r, const std::string& bytes) {

@@ -94,6 +94,7 @@ void Session::run_handover(const std::string& reason) {
     commit.origin = HostIdentity::self();
     commit.committed_unix_ns = unix_now_ns();
     if (keeper_.page()) keeper_.page()->asked = true;
+    RETURN_IF_ERROR(fault_point("handover.9.asked"));
     RETURN_IF_ERROR(commit_for_sure(*link, commit, events_));
     if (keeper_.page()) keeper_.page()->committed = true;
     step(9, "committed: from here on only the standby may run the application");
