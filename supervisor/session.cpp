@@ -483,8 +483,15 @@ int run_application(const RunOptions& options, Events& events) {
   config.warm = options.warm;
   config.refresh = options.refresh;
   config.command = options.app;
+  const StandbyTarget target{config.standby, config.tls_dir, config.images_dir, config.name};
+  if (target.over_network()) {
+    // Before the application starts, so that a missing file is no surprise at a hand-over.
+    if (auto ship = ship_target(target); !ship) {
+      events.error("supervise.failed", ship.error().message());
+      return 125;
+    }
+  }
   if (!options.take_over) {
-    const StandbyTarget target{config.standby, config.tls_dir, config.images_dir, config.name};
     if (auto alone = check_not_elsewhere(target, events); !alone) {
       events.error("supervise.failed", alone.error().message());
       return 125;

@@ -35,7 +35,7 @@ def main(t):
 
     lost = origin(tls="/srv/none")
     t.equal(lost.wait(20), 125, "no key, no start")
-    t.check(re.search("--tls '/srv/none'.*TLS: /srv/none/ca.pem.*supervise keys", lost.stderr.text), "and it says how to make one")
+    t.check(re.search("TLS: /srv/none/ca.pem .*supervise keys.*--tls", lost.stderr.text), "and it says how to make one")
     alone = origin()
     t.equal(alone.wait(20), 0, "a standby that can't be reached stops no start")
     t.check("standby.unreachable" in alone.stderr.text, "but is told of")
