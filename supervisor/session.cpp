@@ -203,6 +203,8 @@ int Session::loop() {
     if (watched_) watched_();
     if (control_) serve_control();
   }
+  if (shipper_.busy())
+    events_.warn("ship.abandoned", "the application ended before its image was at " + config_.standby);
   return exit_status();
 }
 
