@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <map>
@@ -28,8 +26,14 @@ namespace {
 
 using nlohmann::json;
 
-constexpr Millis kBeat{200}, kList{25};
-constexpr int kPollMs = 5;
+constexpr Millis kBeat{200};
+
+// How often the store is looked at: where each look is a round trip to a server, less often.
+struct Pace {
+  int request_ms;
+  Millis list;
+};
+constexpr Pace kLocal{5, Millis(25)}, kRemote{25, Millis(100)};
 constexpr std::size_t kLongest = 256 << 10;
 
 std::string dumped(const json& j) { return j.dump(-1, ' ', false, json::error_handler_t::replace); }
@@ -38,6 +42,15 @@ std::string stamp_of(const std::string& image_dir) {
   struct stat st{};
   if (stat((image_dir + "/" + kManifestName).c_str(), &st) != 0 && stat(image_dir.c_str(), &st) != 0) return "gone";
   return fmt::format("{}-{}-{}-{}", image_dir, st.st_ino, st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+}
+
+Pace pace_for(const std::string& dir) {
+  constexpr std::uint32_t kServers[] = {0x6969 /* NFS */, 0xff534d42 /* CIFS */, 0xfe534d42 /* SMB2 */, 0x65735546 /* FUSE */,
+                                        0x01021997 /* 9P */, 0x00c36400 /* Ceph */, 0x5346414f /* AFS */};
+  struct statfs fs{};
+  if (statfs(dir.c_str(), &fs) != 0) return kRemote;
+  const auto type = static_cast<std::uint32_t>(fs.f_type);
+  return std::find(std::begin(kServers), std::end(kServers), type) == std::end(kServers) ? kLocal : kRemote;
 }
 
 class Watcher {
@@ -52,16 +65,17 @@ class Watcher {
   int run(int line) {
     std::string told;
     Clock::time_point last_list{};
+    const Pace pace = pace_for(dir_);
     for (;;) {
       beat();
       if (answers_) answer();
-      if (Clock::now() - last_list >= kList) {
+      if (Clock::now() - last_list >= pace.list) {
         last_list = Clock::now();
         const std::string now = look();
         if (now != told && send(line, now.data(), now.size(), MSG_NOSIGNAL) >= 0) told = now;
       }
       pollfd p{line, POLLIN, 0};
-      if (poll(&p, 1, kPollMs) <= 0) continue;
+      if (poll(&p, 1, pace.request_ms) <= 0) continue;
       char text[1 << 14];
       const ssize_t n = recv(line, text, sizeof text, MSG_DONTWAIT);
       if (n == 0) return 0;
@@ -254,56 +268,6 @@ int serve_claims(Events& events, const std::string& dir, int line) {
 }
 
 }  // namespace
-
-Status Helper::start(const std::function<int(int fd)>& body) {
-  stop();
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return errno_error("socketpair");
-  UniqueFd ours(pair[0]), theirs(pair[1]);
-  const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid < 0) return errno_error("fork");
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(125);
-    ours.reset();
-    _exit(body(theirs.get()));
-  }
-  pid_ = pid;
-  line_ = std::move(ours);
-  return {};
-}
-
-void Helper::stop() {
-  line_.reset();
-  if (pid_ <= 0) return;
-  kill(pid_, SIGKILL);
-  // One that sits in a file system that hangs does not die; it goes when that answers.
-  for (int i = 0; i < 200 && waitpid(pid_, nullptr, WNOHANG) == 0; ++i) poll(nullptr, 0, 1);
-  pid_ = 0;
-}
-
-bool Helper::send_text(const std::string& text) {
-  return line_ && send(line_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
-}
-
-std::optional<std::string> Helper::receive() {
-  if (!line_) return std::nullopt;
-  std::string text(kLongest, '\0');
-  const ssize_t n = recv(line_.get(), text.data(), text.size(), MSG_DONTWAIT);
-  if (n == 0) line_.reset();
-  if (n <= 0) return std::nullopt;
-  text.resize(static_cast<std::size_t>(n));
-  return text;
-}
-
-std::optional<int> Helper::ended() {
-  int status = 0;
-  if (pid_ <= 0 || waitpid(pid_, &status, WNOHANG) != pid_) return std::nullopt;
-  pid_ = 0;
-  line_.reset();
-  return status;
-}
 
 Status StoreWatch::start(const StandbyOptions& options, Events& events, const std::string& app_dir,
                          const std::function<void()>& in_child) {
