@@ -18,6 +18,10 @@ def found(tool):
     return shutil.which(tool, path=needs.search_path())
 
 
+def as_user(name):
+    return ["setpriv", "--reuid", name, "--regid", str(pwd.getpwnam(name).pw_gid), "--clear-groups"]
+
+
 class Application:
     """`point`: --warm-point; `level`: what --ready parked can keep of it."""
 
@@ -53,7 +57,8 @@ class Application:
 
     def limited(self, log):
         """Why this host can't make its image, by what the supervisor said; None when it should have."""
-        return None
+        found = re.search(r"warm\.failed.*\((a process runs as another user.*?)\)", log)
+        return found.group(1) if found else None
 
     def keep(self, state):
         """Remembers its files as they are now, as `state`; put() brings them back."""
@@ -196,23 +201,15 @@ class Postgres(Application):
             return "there is no user postgres"
         return None
 
-    def user(self):
-        return ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
-
     def prepare(self, host):
         super().prepare(host)
         shutil.chown(self.here, "postgres", "postgres")
-        host.run([*self.user(), str(self.programs()[0].with_name("initdb")), "-D", f"{self.dir}/data", "-A", "trust", "-N"], 120)
+        host.run([*as_user("postgres"), str(self.programs()[0].with_name("initdb")), "-D", f"{self.dir}/data", "-A", "trust", "-N"], 120)
 
     def argv(self):
         # A segment of the default kind would be a file in /dev/shm that the second host lacks.
-        return [*self.user(), str(self.programs()[0]), "-D", f"{self.dir}/data", "-p", str(self.port), "-h", "0.0.0.0", "-k", self.dir,
+        return [*as_user("postgres"), str(self.programs()[0]), "-D", f"{self.dir}/data", "-p", str(self.port), "-h", "0.0.0.0", "-k", self.dir,
                 "-c", "dynamic_shared_memory_type=sysv"]
-
-
-    def limited(self, log):
-        found = re.search(r"warm\.failed.*\((a process runs as another user.*?)\)", log)
-        return found.group(1) if found else None
 
 
 ALL = (Python, Slow, Node, Jvm, Redis, OpenRedis, Nginx, Postgres)

@@ -2,9 +2,10 @@
 on the second host answers clients, with all the data that the original had loaded."""
 
 import json
+import shutil
 
 import harness
-from applications import Nginx, Node, OpenRedis, Python, Redis
+from applications import HERE, Nginx, Node, OpenRedis, Postgres, Python, Redis, Slow, as_user
 
 STORE = "/srv/shared/images"
 STOPPED = {"auto": "listen", "accept": ""}  # the class of the reference before which a thread stands
@@ -22,9 +23,20 @@ class SmallOpenRedis(OpenRedis, SmallRedis):
     name, keys = "redis-open-small", 60000
 
 
+class OtherUser(Slow):
+    name = "other-user"
+
+    def prepare(self, host):
+        super().prepare(host)
+        shutil.copy(HERE / "service.py", self.here)  # the checkout may be closed to others
+
+    def argv(self):
+        return [*as_user("nobody"), "/usr/bin/python3", f"{self.dir}/service.py", str(self.port), "0.1"]
+
+
 def good(t, app, host, then, command, what):
     done = host.run(app.client(60, then, command), 90, check=False)
-    t.check(done.status == 0, f"{app.name}: {what} {done.stdout[-200:] if done.status else ''}{done.stderr[-400:]}")
+    t.check(done.status == 0, f"{app.name}: {what}" + (f"{done.stdout[-200:]} {done.stderr[-400:]}" if done.status else ""))
     return json.loads(done.stdout)
 
 
@@ -33,7 +45,10 @@ def case(t, cls):
     app.prepare(a)
     origin = a.supervise(["--name", app.name, "--warm-point", app.point, "--standby", f"dir:{STORE}", "--", *app.argv()], stdio="files",
                          name=f"{app.name}-origin")
-    origin.wait_line(r"warm\.image", 60, "stderr")
+    if "failed" in origin.wait_line(r"warm\.(image|failed).*\n", 60, "stderr").group(0):
+        t.check(app.limited(origin.stderr.text), f"{app.name}: only for want of a capability there is no image")
+        good(t, app, a, "leave", ["/bin/true"], "the original goes on")
+        return t.say(f"SKIPPED {app.name}: {app.limited(origin.stderr.text)}")
     inspected = json.loads(a.run([t.supervise_binary(), "images", "inspect", app.name, "--images", STORE, "--json"], 60).stdout)
     classes = {thread["class"] for thread in inspected["threads"]} - {""}
     t.equal(classes, {STOPPED[app.point]} - {""}, f"{app.name}: its threads stand where they should")
@@ -55,7 +70,7 @@ def case(t, cls):
 
 def main(t):
     (t.shared / "images").mkdir()
-    for cls in (Python, Node, SmallRedis, SmallOpenRedis, Nginx):
+    for cls in (Python, OtherUser, Node, SmallRedis, SmallOpenRedis, Nginx, Postgres):
         reason = cls(t).missing()
         if reason:
             t.say(f"SKIPPED {cls.name}: {reason}")
