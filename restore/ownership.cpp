@@ -9,6 +9,7 @@
 
 #include "restore/host_identity.h"
 #include "restore/identity_members.h"
+#include "restore/ownership_members.h"
 #include "restore/image_layout.h"
 #include "restore/image_store.h"
 #include "restore/store_files.h"
@@ -16,23 +17,6 @@
 #include "supervisor/base/scope_exit.h"
 
 namespace supervise {
-
-template <class V, json_io::Of<Commit> P>
-void members(V& v, P& c) {
-  v("epoch", c.epoch);
-  v("generation", c.generation);
-  v("origin", c.origin);
-  v("committed_unix_ns", c.committed_unix_ns);
-}
-
-template <class V, json_io::Of<Claim> P>
-void members(V& v, P& c) {
-  v("epoch", c.epoch);
-  v("owner", c.owner);
-  v("state", c.state);
-  v("since_unix_ns", c.since_unix_ns);
-  v("first_io_unix_ns", c.first_io_unix_ns);
-}
 
 namespace {
 

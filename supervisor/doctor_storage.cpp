@@ -9,6 +9,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "supervisor/standby_link.h"
 #include "supervisor/base/scope_exit.h"
 #include "supervisor/base/unique_fd.h"
 #include "supervisor/base/worker.h"
@@ -97,6 +98,13 @@ Result<std::string> try_pair(const std::string& a, const std::string& b) {
   return fmt::format("{} ({}) and {} ({}) are two file systems", a, one.source, b, two.source);
 }
 
+Result<std::string> try_standby(const std::string& standby, const std::string& tls_dir) {
+  ASSIGN_OR_RETURN(const auto target, ship_target({standby, tls_dir, "", ""}));
+  auto stream = TlsStream::connect(target.tls, target.where, Deadline::in(Millis(5000)));
+  if (!stream) return stream.error();
+  return fmt::format("{} answers, each trusts the other", stream->peer());
+}
+
 Probe skipped(const std::string& name, Need need, const std::string& why) {
   return {name, need, Verdict::Skipped, why, {}, 0};
 }
@@ -140,7 +148,12 @@ void probe_storage(const DoctorOptions& options, const ProbeSink& sink) {
                    return try_directory(images);
                  }));
   if (options.standby.empty())
-    return sink(skipped("standby", Need::Extra, "no --standby dir:PATH was given"));
+    return sink(skipped("standby", Need::Extra, "no --standby was given"));
+  if (!options.standby.starts_with("dir:"))
+    return sink(run_probe("standby", Need::Handover,
+                          "start `supervise standby --listen` there, open the port, and give both hosts certificates of "
+                          "one authority (`supervise keys`)", kLimit,
+                          [&] { return try_standby(options.standby, options.tls_dir); }));
   const auto standby = options.standby.substr(options.standby.find(':') + 1);
   sink(run_probe("standby", Need::Handover,
                  "mount the shared storage there; it must allow link(2), rename(2) and fsync(2)", kLimit,

@@ -9,9 +9,9 @@
 
 #include "restore/host_identity.h"
 #include "restore/ownership.h"
-#include "restore/rendezvous.h"
 #include "supervisor/base/fault_point.h"
 #include "supervisor/session.h"
+#include "supervisor/standby_link.h"
 
 namespace supervise {
 namespace {
@@ -27,10 +27,9 @@ void pause_ms(long ms) {
 
 // ENOTRECOVERABLE: the storage failed in the middle of the commit. Neither side may run until it
 // is known which one owns the image.
-Status commit_for_sure(Ownership& ownership, const std::string& image, const Commit& commit,
-                       Events& events) {
+Status commit_for_sure(StandbyLink& link, const Commit& commit, Events& events) {
   for (;;) {
-    auto status = ownership.commit(image, commit);
+    auto status = link.commit(commit);
     if (status) return {};
     if (status.error().err != ENOTRECOVERABLE) return status;
     events.error("handover.in_doubt",
@@ -53,15 +52,13 @@ void Session::run_handover(const std::string& reason) {
                   {"at_ms", ms_between(incident_.id ? incident_.first_error : began, Clock::now())}});
   };
 
-  if (!config_.standby.starts_with("dir:")) {
-    events_.error("handover.refused", "no standby: start with --standby dir:PATH");
+  if (config_.standby.empty()) {
+    events_.error("handover.refused", "no standby: start with --standby dir:PATH or --standby HOST:PORT");
     if (tracer_.holding()) tracer_.resume_all();
     handover_failed_ = true;
     return;
   }
-  const std::string store_dir = config_.standby.substr(4);
-  std::optional<Rendezvous> rendezvous;
-  std::uint64_t generation = 0;
+  std::unique_ptr<StandbyLink> link;
 
   const auto attempt = [&]() -> Result<Made> {
     RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(config_.path_deadline)));
@@ -71,36 +68,34 @@ void Session::run_handover(const std::string& reason) {
       if (!make_durable(*path, "the hand-over"))
         return plain_error(fmt::format("path {}: what was written can't be made durable", path->name));
     ASSIGN_OR_RETURN(roots, image_roots());
-    ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(store_dir, config_.name, true));
-    rendezvous.emplace(store.dir());
-    Ownership ownership(store.dir());
-    const HostIdentity self = HostIdentity::self();
-    ASSIGN_OR_RETURN(const std::uint64_t epoch, ownership.epoch());
+    stop_shipping();
+    ASSIGN_OR_RETURN(link, StandbyLink::open(standby_target(), events_, ship_target_));
+    ASSIGN_OR_RETURN(ImageStore store, link->store());
+    ASSIGN_OR_RETURN(const std::uint64_t epoch, link->epoch());
 
     RETURN_IF_ERROR(fault_point("handover.6.prepare"));
-    ASSIGN_OR_RETURN(const auto newest, store.newest());
-    generation = newest ? newest->generation + 1 : 1;
-    RETURN_IF_ERROR(rendezvous->request("prepare", generation, "", self));
-    ASSIGN_OR_RETURN(const Answer ready,
-                     rendezvous->await_answer("prepare", generation, Deadline::in(kPrepareDeadline)));
+    ASSIGN_OR_RETURN(const Answer ready, link->prepare(Deadline::in(kPrepareDeadline)));
     if (!ready.ok) return plain_error(fmt::format("the standby refuses: {}", ready.reason));
     step(6, fmt::format("standby {} (process {}) is ready", ready.who.host, ready.who.pid));
 
     parked = true;
-    ASSIGN_OR_RETURN(Made made, make_image(store, "handover", epoch));
-    RETURN_IF_ERROR(rendezvous->request("verify", generation, made.image.dir, self));
-    ASSIGN_OR_RETURN(const Answer verified,
-                     rendezvous->await_answer("verify", generation, Deadline::in(kVerifyDeadline)));
+    ASSIGN_OR_RETURN(Made made, make_image(store, "handover", epoch,
+                                           [&](const ImageStore::Draft& draft) { link->begun(draft); }));
+    const auto ship_at = Clock::now();
+    ASSIGN_OR_RETURN(const Answer verified, link->verify(made.image, kVerifyDeadline));
     if (!verified.ok)
       return plain_error(fmt::format("the standby refuses image {}: {}", made.image.dir, verified.reason));
+    made.ship_ms += ms_between(ship_at, Clock::now());
     step(9, fmt::format("image {} is verified by {}", made.image.dir, verified.who.host));
     RETURN_IF_ERROR(fault_point("handover.9.commit"));
     Commit commit;
     commit.epoch = epoch;
     commit.generation = made.manifest.generation;
-    commit.origin = self;
+    commit.origin = HostIdentity::self();
     commit.committed_unix_ns = unix_now_ns();
-    RETURN_IF_ERROR(commit_for_sure(ownership, made.image.dir, commit, events_));
+    if (keeper_.page()) keeper_.page()->asked = true;
+    RETURN_IF_ERROR(fault_point("handover.9.asked"));
+    RETURN_IF_ERROR(commit_for_sure(*link, commit, events_));
     if (keeper_.page()) keeper_.page()->committed = true;
     step(9, "committed: from here on only the standby may run the application");
     return made;
@@ -110,7 +105,8 @@ void Session::run_handover(const std::string& reason) {
   if (!made) {
     events_.error("handover.failed",
                   fmt::format("{} ({}); the application goes on here", made.error().message(), reason));
-    if (rendezvous && generation) rendezvous->withdraw(generation);
+    if (keeper_.page()) keeper_.page()->asked = false;
+    if (link) link->withdraw();
     handover_failed_ = true;
     if (!tracer_.has_tasks() && parked) {
       if (auto s = take_back(roots); !s) {
@@ -141,13 +137,12 @@ void Session::run_handover(const std::string& reason) {
   fault_point("handover.11.wait").ignore();
 
   // 11 and 12 are the successor's; here they are only watched.
-  Ownership ownership(std::string(made->image.dir).substr(0, made->image.dir.rfind('/')));
   const Deadline deadline = Deadline::in(kResumeDeadline);
   std::optional<Claim> claim;
   bool running = false;
   std::int64_t running_seen = 0;
   while (!deadline.passed()) {
-    auto got = ownership.claimed(made->image.dir);
+    auto got = link->claimed();
     if (got && *got) claim = **got;
     if (claim && claim->state != "claimed" && !running) {
       running = true;

@@ -17,6 +17,7 @@ struct KeeperPage {
   static constexpr int kPaths = 32;
   std::atomic<int> step;               // of the hand-over, for the message
   std::atomic<bool> guarded;           // Session::guard
+  std::atomic<bool> asked;             // a standby over the network has been asked to commit
   std::atomic<bool> committed;
   std::atomic<int> up[kPaths];         // 1 + index of the directory whose --path-up has run
   std::atomic<int> rebound[kPaths];    // 1 + index of the directory that is bound, 0: unchanged

@@ -38,6 +38,7 @@ int run_command(const Invocation& invocation) {
     case CommandId::Activate: return command_control(invocation.command, invocation.control);
     case CommandId::Images: return command_images(invocation.images);
     case CommandId::Doctor: return command_doctor(invocation.doctor);
+    case CommandId::Keys: return command_keys(invocation.keys);
     case CommandId::ListSyscalls: return command_list_syscalls(invocation.json);
     case CommandId::Version: return command_version(invocation.json);
     case CommandId::Completions: return print_out(completion_script("bash"));

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "restore/tls.h"
 #include "supervisor/options_values.h"
 
 namespace supervise {
@@ -20,6 +21,17 @@ std::string base_name(const std::string& program) {
     if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_' && c != '-') c = '-';
   name.erase(0, std::min(name.find_first_not_of(".-"), name.size()));
   return name.empty() ? "app" : name.substr(0, 64);
+}
+
+Status read_tls(const OptionReader& reader, const std::string& target, std::string& dir) {
+  const bool over_network = !target.empty() && !target.starts_with("dir:");
+  dir = kDefaultTlsDir;
+  const auto* value = reader.one("tls");
+  if (value) {
+    ASSIGN_OR_RETURN(dir, absolute_path(*value, value->text));
+    if (!over_network) return value->bad("means something with HOST:PORT only");
+  }
+  return ok_status();
 }
 
 Status read_common(const OptionReader& reader, TcpPolicy& tcp, int& exit_code, Millis& deadline,
@@ -120,6 +132,7 @@ Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
   RETURN_IF_ERROR(read_warm(reader, run));
   RETURN_IF_ERROR(read_common(reader, run.tcp, run.handover_exit_code, run.path_deadline,
                               run.images_dir, run.standby));
+  RETURN_IF_ERROR(read_tls(reader, run.standby, run.tls_dir));
   return read_log(reader, run.log);
 }
 
@@ -144,7 +157,13 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
   if (const auto* value = reader.one("from")) {
     ASSIGN_OR_RETURN(standby.from, read_target(*value, true));
   } else if (id == CommandId::Standby) {
-    return plain_error("--from: expected, dir:PATH, as --standby of the application's `run`");
+    if (!reader.one("listen"))
+      return plain_error("--from dir:PATH or --listen HOST:PORT: expected one, as --standby of the application's `run` has it");
+  }
+  if (const auto* value = reader.one("listen")) {
+    if (!standby.from.empty()) return value->bad("expected --from or --listen, not both", 0);
+    if (auto where = parse_net_address(value->text, true); !where) return value->bad(where.error().what);
+    standby.listen = value->text;
   }
   ASSIGN_OR_RETURN(standby.paths, read_paths(reader, 1));
   RETURN_IF_ERROR(check_path_dirs(reader, standby.paths, out.warnings));
@@ -173,6 +192,7 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
   }
   RETURN_IF_ERROR(read_common(reader, standby.tcp, standby.handover_exit_code,
                               standby.path_deadline, standby.images_dir, standby.onward_standby));
+  RETURN_IF_ERROR(read_tls(reader, standby.listen.empty() ? standby.onward_standby : standby.listen, standby.tls_dir));
   return read_log(reader, standby.log);
 }
 
@@ -240,6 +260,20 @@ Status read_doctor(const OptionReader& reader, DoctorOptions& doctor) {
   if (const auto* value = reader.one("standby")) {
     ASSIGN_OR_RETURN(doctor.standby, read_target(*value, false));
   }
+  doctor.tls_dir = kDefaultTlsDir;
+  if (const auto* value = reader.one("tls")) {
+    ASSIGN_OR_RETURN(doctor.tls_dir, absolute_path(*value, value->text));
+  }
+  return ok_status();
+}
+
+Status read_keys(const OptionReader& reader, KeysOptions& keys) {
+  const auto& words = reader.operands();
+  if (words.size() < 2)
+    return plain_error("keys: expected `supervise keys DIR HOST...`: a directory for the authority, and the name or "
+                       "address of each host as --standby has it");
+  keys.dir = words.front();
+  keys.hosts.assign(words.begin() + 1, words.end());
   return ok_status();
 }
 
@@ -254,6 +288,7 @@ Status read_command(const OptionReader& reader, const Args& app, Invocation& out
     case CommandId::Activate: return read_control(reader, out.command, out.control);
     case CommandId::Images: return read_images(reader, out.images);
     case CommandId::Doctor: return read_doctor(reader, out.doctor);
+    case CommandId::Keys: return read_keys(reader, out.keys);
     case CommandId::ListSyscalls:
     case CommandId::Version: out.json = reader.has("json"); return ok_status();
     case CommandId::Completions:

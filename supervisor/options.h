@@ -43,6 +43,7 @@ struct RunOptions {
   std::uint64_t journal_limit = 256ull << 20;
   std::string images_dir;       // --images
   std::string standby;          // dir:PATH or HOST:PORT; empty: none
+  std::string tls_dir;          // --tls: ca.pem, cert.pem, key.pem
   TcpPolicy tcp = TcpPolicy::Keep;
   LogOptions log;
   int handover_exit_code = 113;
@@ -55,7 +56,9 @@ struct RunOptions {
 
 struct StandbyOptions {  // standby, restore
   std::string name;
-  std::string from;             // dir:PATH
+  std::string from;             // dir:PATH; with --listen the local store
+  std::string listen;           // --listen HOST:PORT, empty: none
+  std::string tls_dir;          // --tls
   std::string image;            // restore IMAGE
   std::vector<PathSpec> paths;  // this host's way to each path of the image
   ReadyLevel ready = ReadyLevel::Image;
@@ -94,11 +97,16 @@ struct DoctorOptions {
   bool json = false;
   std::vector<PathSpec> paths;  // not checked for existence: the probes tell
   std::string images_dir;
-  std::string standby;
+  std::string standby, tls_dir;
+};
+
+struct KeysOptions {
+  std::string dir;
+  std::vector<std::string> hosts;
 };
 
 enum class CommandId {
-  Run, Standby, Restore, Activate, Status, Checkpoint, Handover, Images, Doctor, ListSyscalls,
+  Run, Standby, Restore, Activate, Status, Checkpoint, Handover, Images, Doctor, Keys, ListSyscalls,
   Completions, Man, Version, Help,
 };
 
@@ -109,6 +117,7 @@ struct Invocation {
   ControlOptions control;
   ImagesOptions images;
   DoctorOptions doctor;
+  KeysOptions keys;
   std::string topic;       // Help: command, or empty; Completions: shell
   bool json = false;       // ListSyscalls, Version
   std::vector<std::string> warnings;  // to be logged before the application starts

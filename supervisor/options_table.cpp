@@ -32,14 +32,15 @@ constexpr CommandRow kCommands[] = {
      "supervise --path data=/srv/first,/srv/second --on 'data:fsync:EIO=alternate,report' -- app\n"
      "supervise --observe --path data=/srv/first --events /var/log/app.events -- app",
      0},
-    {CommandId::Standby, "standby", "--name NAME --from dir:PATH [OPTIONS]",
+    {CommandId::Standby, "standby", "--name NAME --from dir:PATH | --listen HOST:PORT [OPTIONS]",
      "the second host: receive, verify, park and resume images",
      "Waits for images of the application NAME and resumes it here when a hand-over commits. Warm "
      "images (of the warm point or of `supervise checkpoint`) are made ready as --ready says, the "
      "newest in place of the one before, and woken by `supervise activate`. The application's standard "
      "streams become those of this command, its exit becomes ours.",
      "supervise standby --name app --path data=/srv/third --from dir:/shared/images\n"
-     "supervise standby --name app --from dir:/shared/images --ready parked --activate command", 0},
+     "supervise standby --name app --from dir:/shared/images --ready parked --activate command\n"
+     "supervise standby --name app --path data=/srv/third --listen :7410", 0},
     {CommandId::Restore, "restore", "IMAGE [OPTIONS]", "resume an image in the foreground, supervised",
      "IMAGE is the directory of an image. It is verified first; what does not match its manifest "
      "is refused.",
@@ -75,6 +76,11 @@ constexpr CommandRow kCommands[] = {
      "supervise doctor\n"
      "supervise doctor --path data=/srv/first,/srv/second --standby dir:/shared/images --json",
      0},
+    {CommandId::Keys, "keys", "DIR HOST...", "certificates for a standby over the network",
+     "Makes an authority in DIR, unless one is there, and for each HOST a key and a certificate in DIR/HOST, to be "
+     "copied to /etc/supervise/tls of that host (or to where --tls says). HOST is the name or address that the "
+     "--standby of other hosts has.",
+     "supervise keys ./keys a.example b.example 10.0.0.7", -1},
     {CommandId::ListSyscalls, "list-syscalls", "[--json]", "the system calls that are looked at",
      "The table from which filter and handlers derive.", "supervise list-syscalls --json", 0},
     {CommandId::Completions, "completions", "bash", "completions for a shell", "",
@@ -134,9 +140,15 @@ constexpr OptionRow kOptions[] = {
      "bytes at which the supervisor makes files durable itself, for example 64M (default 256M)"},
     {"images", "DIR", false, kApp | kImages | kDoctor, "the image store", Completion::Dir},
     {"standby", "TARGET", false, kApp | kDoctor,
-     "where the application is handed over to: dir:PATH, a directory on shared storage",
+     "where images go and the application is handed over to: dir:PATH, a directory on shared storage, or "
+     "HOST:PORT of `supervise standby --listen`",
      Completion::Dir},
-    {"from", "dir:PATH", false, kStandby, "where images come from", Completion::Dir},
+    {"from", "dir:PATH", false, kStandby, "where images come from: a directory on shared storage", Completion::Dir},
+    {"listen", "HOST:PORT", false, kStandby,
+     "receive images here over TLS, into the store of --images (:PORT listens on all addresses)"},
+    {"tls", "DIR", false, kApp | kDoctor,
+     "ca.pem, cert.pem and key.pem for HOST:PORT, as `supervise keys` makes them (default /etc/supervise/tls)",
+     Completion::Dir},
     {"ready", "image|cached|parked", false, kSecond,
      "how far a warm image is prepared: verified; verified and held in memory; restored with every "
      "thread stopped (default image)",
@@ -172,7 +184,7 @@ constexpr OptionRow kOptions[] = {
      "wins; a repeatable option there replaces all of the file's",
      Completion::File},
     {"stop", "", false, kCheckpoint, "end the application once its image is complete"},
-    {"to", "TARGET", false, kHandover, "another standby than that of run: dir:PATH", Completion::Dir},
+    {"to", "TARGET", false, kHandover, "another standby than that of run: dir:PATH or HOST:PORT", Completion::Dir},
     {"timeout", "DURATION", false, kStatus | kCheckpoint | kHandover | kActivate,
      "how long the answer may take (default 5s for status, otherwise 10m)"},
     {"keep", "N", false, kImages, "prune: how many of the newest images stay (default 3)"},
@@ -180,7 +192,7 @@ constexpr OptionRow kOptions[] = {
      "machine-readable output"},
 };
 
-constexpr std::string_view kPlanned[] = {"metrics",  "trace",    "listen", "errno",  "calls"};
+constexpr std::string_view kPlanned[] = {"metrics", "trace", "errno", "calls"};
 
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);

@@ -1,5 +1,7 @@
 #include "supervisor/options_values.h"
 
+#include "restore/net_address.h"
+
 #include <fmt/format.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -182,11 +184,9 @@ Status check_path_dirs(const OptionReader& reader, std::vector<PathSpec>& paths,
 Result<std::string> read_target(const OptionValue& value, bool must_exist) {
   constexpr std::string_view kDir = "dir:";
   if (!value.text.starts_with(kDir)) {
-    const auto colon = value.text.rfind(':');
-    if (colon != std::string::npos && colon + 1 < value.text.size() &&
-        value.text.find_first_not_of("0123456789", colon + 1) == std::string::npos)
-      return value.bad("HOST:PORT is not available in this version, expected dir:PATH", 0);
-    return value.bad("expected dir:PATH", 0);
+    auto address = parse_net_address(value.text, false);
+    if (!address) return value.bad(fmt::format("expected dir:PATH or HOST:PORT ({})", address.error().what), 0);
+    return value.text;
   }
   const auto dir = value.text.substr(kDir.size());
   if (dir.empty()) return value.bad("expected a directory after dir:", kDir.size());

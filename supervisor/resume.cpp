@@ -91,6 +91,7 @@ Status Resume::make_world() {
   config_.command = manifest_.command;
   RETURN_IF_ERROR(run_options_from_json(manifest_.run_options, config_));
   config_.standby = options_.onward_standby;
+  config_.tls_dir = options_.tls_dir;
   config_.images_dir = options_.images_dir;
   WorldSpec spec;
   for (const ImagePath& p : manifest_.paths) {

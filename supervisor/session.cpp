@@ -134,6 +134,7 @@ void Session::watch(int fd, std::function<void()> work) {
 Status Session::launch(const std::vector<std::string>& argv) {
   RETURN_IF_ERROR(open_control());
   learn_criu_version();
+  RETURN_IF_ERROR(learn_standby());
   WorldSpec world;
   for (std::size_t i = 0; i < config_.paths.size(); ++i)
     world.places.push_back({config_.paths[i].name, config_.places[i], config_.paths[i].dirs[0]});
@@ -208,6 +209,7 @@ int Session::loop() {
 void Session::after_stop_work() {
   serve_recovery();
   serve_warm_point();
+  serve_shipping();
   stop_as_job();
   while (!deferred_.empty() && !handed_over_) {
     auto work = std::move(deferred_.front());
@@ -474,14 +476,23 @@ int run_application(const RunOptions& options, Events& events) {
   config.journal_limit = options.journal_limit;
   config.standby = options.standby;
   config.images_dir = options.images_dir;
+  config.tls_dir = options.tls_dir;
   config.tcp = options.tcp;
   config.handover_exit_code = options.handover_exit_code;
   config.path_deadline = options.path_deadline;
   config.warm = options.warm;
   config.refresh = options.refresh;
   config.command = options.app;
+  const StandbyTarget target{config.standby, config.tls_dir, config.images_dir, config.name};
+  if (target.over_network()) {
+    // Before the application starts, so that a missing file is no surprise at a hand-over.
+    if (auto ship = ship_target(target); !ship) {
+      events.error("supervise.failed", ship.error().message());
+      return 125;
+    }
+  }
   if (!options.take_over) {
-    if (auto alone = check_not_elsewhere(config.standby, config.name); !alone) {
+    if (auto alone = check_not_elsewhere(target, events); !alone) {
       events.error("supervise.failed", alone.error().message());
       return 125;
     }

@@ -18,6 +18,7 @@
 #include "supervisor/keeper.h"
 #include "supervisor/options.h"
 #include "supervisor/recovery.h"
+#include "supervisor/standby_link.h"
 #include "supervisor/storage_path.h"
 #include "supervisor/warm/warm_point.h"
 #include "supervisor/world.h"
@@ -40,8 +41,9 @@ struct SessionConfig {
   bool observe = false;
   JournalMode journal = JournalMode::Content;
   std::uint64_t journal_limit = 256ull << 20;
-  std::string standby;            // dir:PATH, empty: none
+  std::string standby;            // dir:PATH or HOST:PORT, empty: none
   std::string images_dir;
+  std::string tls_dir;            // for a standby at HOST:PORT
   TcpPolicy tcp = TcpPolicy::Keep;
   int handover_exit_code = 113;
   Millis path_deadline{30000};
@@ -170,6 +172,15 @@ class Session : public TracerPolicy {
   std::string status_json() const;
   void run_handover(const std::string& reason);
 
+  // session_ship.cpp
+  StandbyTarget standby_target() const;
+  Status learn_standby();     // at HOST:PORT: its certificate files can be read
+  void begin_shipping(const ImageStore::Draft& draft);
+  void serve_shipping();      // of an image that the application does not wait for
+  void stop_shipping();
+  void tell_shipping(const ShipNews& news);
+  void await_shipping();      // as long as something moves
+
   // session_warm.cpp
   void watch_warm_point();
   bool holds_for_warm_point(const Task& task);
@@ -187,7 +198,8 @@ class Session : public TracerPolicy {
     double dump_ms = 0, ship_ms = 0;
   };
   Result<std::vector<pid_t>> image_roots() const;
-  Result<Made> make_image(ImageStore& store, const std::string& reason, std::uint64_t epoch);
+  Result<Made> make_image(ImageStore& store, const std::string& reason, std::uint64_t epoch,
+                          const std::function<void(const ImageStore::Draft&)>& begun = {});
   void fill_manifest(Manifest& manifest, pid_t root, const std::string& reason) const;
   Status take_back(const std::vector<pid_t>& roots);  // re-adopts after make_image
   void guard();    // tracer/snapshot.h's guard_traps
@@ -243,6 +255,9 @@ class Session : public TracerPolicy {
   std::map<pid_t, ThreadNote> thread_notes_;  // what the next image tells of each thread
   std::vector<ImageFact> image_facts_;
   std::unique_ptr<WarmPoint> warm_;
+  Shipper shipper_;
+  std::optional<ShipTarget> ship_target_;
+  Clock::time_point next_ship_report_{};
   Clock::time_point next_warm_report_{};
   Clock::time_point next_refresh_ = Clock::time_point::max();
   std::string last_image_, criu_version_;

@@ -66,7 +66,11 @@ void Session::serve_control() {
       });
     } else if (request.command == "handover") {
       deferred_.push_back([this, request, reply]() mutable {
-        if (!request.to.empty()) config_.standby = request.to;
+        if (!request.to.empty()) {
+          config_.standby = request.to;
+          ship_target_.reset();
+          if (auto s = learn_standby(); !s) return reply.fail(s.error().message());
+        }
         handover_failed_ = false;
         run_handover("asked for");
         if (handed_over_) reply.ok(json{{"image", last_image_}}.dump());

@@ -167,7 +167,8 @@ void Session::fill_manifest(Manifest& m, pid_t root, const std::string& reason) 
 }
 
 Result<Session::Made> Session::make_image(ImageStore& store, const std::string& reason,
-                                          std::uint64_t epoch) {
+                                          std::uint64_t epoch,
+                                          const std::function<void(const ImageStore::Draft&)>& begun) {
   ASSIGN_OR_RETURN(const auto roots, image_roots());
   if (roots.size() != 1) {
     return plain_error(fmt::format(
@@ -176,10 +177,11 @@ Result<Session::Made> Session::make_image(ImageStore& store, const std::string& 
   }
   ASSIGN_OR_RETURN(const Criu criu, Criu::find());
   const StoreRoom room{store.dir(), memory_of(tracer_.processes()), free_in(store.dir())};
-  auto begun = store.begin();
-  if (!begun) return if_full(begun.error(), room);
-  ImageStore::Draft draft = begun.take();
+  auto drafted = store.begin();
+  if (!drafted) return if_full(drafted.error(), room);
+  ImageStore::Draft draft = drafted.take();
   ScopeExit abandon([&] { ImageStore::abandon(draft); });
+  if (begun) begun(draft);
   Made made;
   Manifest& m = made.manifest;
   guard();
@@ -266,11 +268,8 @@ Status Session::take_back(const std::vector<pid_t>& roots) {
 Result<std::string> Session::run_checkpoint(bool stop, const std::string& reason) {
   if (!world_->has_namespaces())
     return plain_error("no image can be made: the application has no world of its own (see `supervise doctor`)");
-  // Where a standby looks for it, unless the operator named a store.
-  std::string where = config_.images_dir;
-  if (where.empty()) where = config_.standby.starts_with("dir:") ? config_.standby.substr(4) : default_images_dir();
   const auto began = Clock::now();
-  ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(where, config_.name, true));
+  ASSIGN_OR_RETURN(ImageStore store, ImageStore::open(images_of(standby_target()), config_.name, true));
   note_threads();
   RETURN_IF_ERROR(tracer_.hold_all(Deadline::in(Millis(20000))));
   auto roots = image_roots();
@@ -284,8 +283,11 @@ Result<std::string> Session::run_checkpoint(bool stop, const std::string& reason
       return plain_error(fmt::format("path {}: what was written can't be made durable", path->name));
     }
   }
-  auto made = make_image(store, reason, 0);
+  auto made = make_image(store, reason, 0, [this](const ImageStore::Draft& draft) { begin_shipping(draft); });
+  if (made) shipper_.complete();
+  else stop_shipping();
   if (made && stop) {
+    if (shipper_.busy()) await_shipping();
     RETURN_IF_ERROR(world_->end(Deadline::in(Millis(20000))));
     world_.reset();
     handed_over_ = true;

@@ -10,6 +10,7 @@
 #include "supervisor/base/worker.h"
 #include "supervisor/control.h"
 #include "supervisor/session.h"
+#include "supervisor/standby_link.h"
 #include "supervisor/warm/sockets.h"
 #include "tracer/snapshot.h"
 
@@ -21,25 +22,10 @@ void pause_ms(long ms) {
   nanosleep(&pause, nullptr);
 }
 
-// The supervisor may have died between its commit and the note of it: what is on the storage counts.
-// A commit that no standby has claimed is taken back; true: a standby has it.
-bool given_away(const std::string& standby, const std::string& name, pid_t dead, Events& events) {
-  if (!standby.starts_with("dir:")) return false;
+// The supervisor may have died between its commit and the note of it: what the standby's side says counts.
+bool certainly_given_away(const StandbyTarget& target, pid_t dead, Events& events) {
   for (;;) {
-    const auto look = [&]() -> Result<bool> {
-      ASSIGN_OR_RETURN(const ImageStore store, ImageStore::open(standby.substr(4), name, true));
-      ASSIGN_OR_RETURN(const auto newest, store.newest());
-      if (!newest) return false;
-      Ownership ownership(store.dir());
-      ASSIGN_OR_RETURN(const auto commit, ownership.committed(newest->dir));
-      if (!commit || commit->origin.pid != dead || commit->origin.host != HostIdentity::self().host)
-        return false;
-      const auto back = ownership.retract(newest->dir);
-      if (back) return false;
-      if (back.error().err == EBUSY) return true;
-      return back.error();
-    };
-    const auto result = look();
+    const auto result = given_away(target, dead);
     if (result) return *result;
     events.error("handover.in_doubt", "whether the hand-over is committed is asked again: " +
                                           result.error().message());
@@ -70,13 +56,15 @@ void Session::unprotect() {
 
 int Session::survive(pid_t dead) {
   disarm_fault_points();
+  shipper_.forget();
   const KeeperPage* page = keeper_.page();
   const pid_t init = world_->init_pid();
   events_.set_incident(incident_.id);
   // Only in a hand-over's steps: an image store that can't be reached must not keep threads waiting
   // in an incident that needs none.
-  const bool in_handover = page->step >= 6 || !incident_.id;
-  if (page->committed || (in_handover && given_away(config_.standby, config_.name, dead, events_))) {
+  const StandbyTarget target = standby_target();
+  const bool maybe = target.over_network() ? page->asked.load() : page->step >= 6 || !incident_.id;
+  if (page->committed || (maybe && certainly_given_away(target, dead, events_))) {
     events_.error("supervisor.died", fmt::format("the supervisor (process {}) died after the commit; "
                                                  "its keeper ends the original", dead));
     kill(init, SIGKILL);

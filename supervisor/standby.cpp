@@ -39,8 +39,12 @@ void append_to_standard_streams() {
 
 }  // namespace
 
-Standby::Standby(const StandbyOptions& options, Events& events, std::string app_dir)
-    : options_(options), events_(events), app_dir_(std::move(app_dir)), commanded_(!options.activate_on_command) {}
+Standby::Standby(const StandbyOptions& options, Events& events, std::string app_dir, std::unique_ptr<ImageReceiver> receiver)
+    : options_(options),
+      events_(events),
+      app_dir_(std::move(app_dir)),
+      receiver_(std::move(receiver)),
+      commanded_(!options.activate_on_command) {}
 
 Standby::~Standby() = default;
 
@@ -69,7 +73,10 @@ int Standby::run() {
   else events_.warn("control.unavailable", server.error().message());
   if (auto s = watch_.start(options_, events_, app_dir_, [this] { let_go_in_child(); }); !s) return broken(s.error());
   if (auto s = claims_.start(events_, app_dir_, [this] { let_go_in_child(); }); !s) return broken(s.error());
-  events_.info("standby.ready", fmt::format("standing by for {} on {}", options_.name, app_dir_));
+  if (receiver_)
+    if (auto s = receiver_->start(events_, app_dir_, options_.name, [this] { let_go_in_child(); }); !s) return broken(s.error());
+  events_.info("standby.ready", fmt::format("standing by for {} on {}{}", options_.name, app_dir_,
+                                            receiver_ ? ", listening on " + receiver_->where() : std::string()));
 
   for (;;) {
     wait_for_events();
@@ -118,6 +125,7 @@ void Standby::let_go_in_child() {
   signal_fd_.reset();
   watch_.process().forget();
   claims_.process().forget();
+  if (receiver_) receiver_->process().forget();
   for (auto& [id, held] : copies_) held.copy->forget();
 }
 
@@ -156,6 +164,12 @@ std::optional<int> Standby::serve_store() {
     if (!news->trouble.empty()) continue;
     images_ = std::move(news->images);
     committed_ = news->committed;
+  }
+  if (receiver_ && receiver_->process().ended()) {
+    events_.error("standby.receiver_ended", "the process that receives images ended; it is started again");
+    poll(nullptr, 0, 200);
+    if (auto s = receiver_->start(events_, app_dir_, options_.name, [this] { let_go_in_child(); }); !s)
+      events_.error("standby.receiver_ended", s.error().message());
   }
   if (auto status = watch_.process().ended()) {
     events_.error("standby.watch_ended", fmt::format("the process that watches the store ended: {}",
@@ -440,12 +454,19 @@ int run_standby(const StandbyOptions& options, Events& events) {
     events.error("standby.failed", e.message());
     return 125;
   };
-  if (!options.from.starts_with("dir:")) return broken(plain_error("--from must be dir:PATH"));
+  std::unique_ptr<ImageReceiver> receiver;
+  std::string where = options.from.starts_with("dir:") ? options.from.substr(4) : std::string();
+  if (!options.listen.empty()) {
+    auto opened = ImageReceiver::open(options.listen, options.tls_dir);
+    if (!opened) return broken(opened.error());
+    receiver = opened.take();
+    where = options.images_dir.empty() ? default_images_dir() : options.images_dir;
+  }
   auto criu = Criu::find();
   if (!criu) return broken(criu.error());
-  auto store = ImageStore::open(options.from.substr(4), options.name, true);
+  auto store = ImageStore::open(where, options.name, true);
   if (!store) return broken(store.error());
-  return Standby(options, events, store->dir()).run();
+  return Standby(options, events, store->dir(), std::move(receiver)).run();
 }
 
 int run_restore(const StandbyOptions& options, Events& events) {

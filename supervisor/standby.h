@@ -12,6 +12,7 @@
 
 #include "supervisor/control.h"
 #include "supervisor/parked.h"
+#include "supervisor/receiver.h"
 #include "supervisor/standby_plan.h"
 #include "supervisor/standby_store.h"
 
@@ -21,7 +22,8 @@ namespace supervise {
 
 class Standby {
  public:
-  Standby(const StandbyOptions& options, Events& events, std::string app_dir);
+  // `receiver`: for --listen.
+  Standby(const StandbyOptions& options, Events& events, std::string app_dir, std::unique_ptr<ImageReceiver> receiver);
   ~Standby();
   // Until the resumed or activated applications have ended, or a signal came. The exit status.
   int run();
@@ -83,6 +85,7 @@ class Standby {
   Events& events_;
   std::string app_dir_;
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<ImageReceiver> receiver_;
   StoreWatch watch_;
   StoreClaims claims_;
   UniqueFd signal_fd_;

@@ -2,11 +2,8 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <map>
@@ -254,56 +251,6 @@ int serve_claims(Events& events, const std::string& dir, int line) {
 }
 
 }  // namespace
-
-Status Helper::start(const std::function<int(int fd)>& body) {
-  stop();
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return errno_error("socketpair");
-  UniqueFd ours(pair[0]), theirs(pair[1]);
-  const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid < 0) return errno_error("fork");
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(125);
-    ours.reset();
-    _exit(body(theirs.get()));
-  }
-  pid_ = pid;
-  line_ = std::move(ours);
-  return {};
-}
-
-void Helper::stop() {
-  line_.reset();
-  if (pid_ <= 0) return;
-  kill(pid_, SIGKILL);
-  // One that sits in a file system that hangs does not die; it goes when that answers.
-  for (int i = 0; i < 200 && waitpid(pid_, nullptr, WNOHANG) == 0; ++i) poll(nullptr, 0, 1);
-  pid_ = 0;
-}
-
-bool Helper::send_text(const std::string& text) {
-  return line_ && send(line_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
-}
-
-std::optional<std::string> Helper::receive() {
-  if (!line_) return std::nullopt;
-  std::string text(kLongest, '\0');
-  const ssize_t n = recv(line_.get(), text.data(), text.size(), MSG_DONTWAIT);
-  if (n == 0) line_.reset();
-  if (n <= 0) return std::nullopt;
-  text.resize(static_cast<std::size_t>(n));
-  return text;
-}
-
-std::optional<int> Helper::ended() {
-  int status = 0;
-  if (pid_ <= 0 || waitpid(pid_, &status, WNOHANG) != pid_) return std::nullopt;
-  pid_ = 0;
-  line_.reset();
-  return status;
-}
 
 Status StoreWatch::start(const StandbyOptions& options, Events& events, const std::string& app_dir,
                          const std::function<void()>& in_child) {

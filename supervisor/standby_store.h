@@ -11,32 +11,12 @@
 
 #include "restore/ownership.h"
 #include "supervisor/base/clock.h"
-#include "supervisor/base/unique_fd.h"
+#include "supervisor/base/helper.h"
 #include "supervisor/events.h"
 #include "supervisor/options.h"
 #include "supervisor/standby_plan.h"
 
 namespace supervise {
-
-// A forked process with a line of packets to it.
-class Helper {
- public:
-  ~Helper() { stop(); }
-  // `body` runs in the child, which dies with us, and returns its exit status.
-  Status start(const std::function<int(int fd)>& body);
-  void stop();  // kills and reaps it
-  bool send_text(const std::string& text);
-  // Nothing when there is none now.
-  std::optional<std::string> receive();
-  // Its wait status once it has ended by itself.
-  std::optional<int> ended();
-  int fd() const { return line_.get(); }
-  void forget() { line_.reset(); pid_ = 0; }  // in a forked child
-
- private:
-  pid_t pid_ = 0;
-  UniqueFd line_;
-};
 
 struct StoreNews {
   std::vector<SeenImage> images;

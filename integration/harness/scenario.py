@@ -178,6 +178,27 @@ class Scenario:
     def host(self, name):
         return Host(self, name)
 
+    def network(self, *hosts):
+        """A private network between hosts: each gets 10.77.0.N, in the order given (N from 1). It goes with them."""
+        hub = hosts[0]
+        hub.run(["ip", "link", "add", "hub", "type", "bridge"]) if len(hosts) > 2 else None
+        addresses = []
+        if len(hosts) == 2:
+            self.run(["ip", "link", "add", "net0", "netns", str(hub.pid), "type", "veth", "peer", "name", "net0",
+                      "netns", str(hosts[1].pid)])
+        else:
+            hub.run(["ip", "link", "set", "hub", "up"])
+            for n, host in enumerate(hosts[1:], 2):
+                self.run(["ip", "link", "add", f"port{n}", "netns", str(hub.pid), "type", "veth", "peer", "name", "net0",
+                          "netns", str(host.pid)])
+                hub.run(["ip", "link", "set", f"port{n}", "master", "hub", "up"])
+        for n, host in enumerate(hosts, 1):
+            device = "hub" if host is hub and len(hosts) > 2 else "net0"
+            host.run(["ip", "address", "add", f"10.77.0.{n}/24", "dev", device])
+            host.run(["ip", "link", "set", device, "up"])
+            addresses.append(f"10.77.0.{n}")
+        return addresses
+
     def failing_disk(self, fs="ext4", size=None, **more):
         return disk.FailingDisk(self, fs, size, **more)
 

@@ -8,7 +8,7 @@ PACKAGES_CRIU=(
 )
 PACKAGES_BUILD=(
   g++ cmake ninja-build libseccomp-dev libdw-dev libboost-program-options-dev libfmt-dev
-  libgtest-dev libgmock-dev libfuse3-dev nlohmann-json3-dev libssl-dev
+  libgtest-dev libgmock-dev libfuse3-dev nlohmann-json3-dev libssl-dev libzstd-dev
 )
 PACKAGES_RUN=(
   fuse3 xfsprogs btrfs-progs e2fsprogs sqlite3 strace iproute2 nftables util-linux mount procps

@@ -14,6 +14,7 @@ namespace {
 struct Armed {
   std::string action;
   int nth = 1;
+  std::string file;
 };
 
 std::map<std::string, Armed, std::less<>> parse() {
@@ -27,7 +28,11 @@ std::map<std::string, Armed, std::less<>> parse() {
     auto eq = item.find('=');
     if (eq == std::string_view::npos) continue;
     std::string name(item.substr(0, eq));
-    Armed armed{std::string(item.substr(eq + 1)), 1};
+    Armed armed{std::string(item.substr(eq + 1)), 1, {}};
+    if (auto colon = armed.action.find(':'); colon != std::string::npos) {
+      armed.file = armed.action.substr(colon + 1);
+      armed.action.resize(colon);
+    }
     if (auto at = name.find('@'); at != std::string::npos) {
       armed.nth = atoi(name.c_str() + at + 1);
       name.resize(at);
@@ -51,6 +56,10 @@ Status fault_point(std::string_view name) {
   if (points.empty()) return {};
   auto it = points.find(name);
   if (it == points.end() || --it->second.nth != 0) return {};
+  if (!it->second.file.empty() && unlink(it->second.file.c_str()) != 0) {
+    it->second.nth = 1;
+    return {};
+  }
   const std::string& action = it->second.action;
   if (action == "kill") kill(getpid(), SIGKILL);
   if (action == "hang") {

@@ -10,6 +10,7 @@ namespace supervise {
 int command_list_syscalls(bool json);
 int command_images(const ImagesOptions& options);
 int command_doctor(const DoctorOptions& options);
+int command_keys(const KeysOptions& options);
 int command_version(bool json);
 int command_status(const ControlOptions& options);
 int command_control(CommandId command, const ControlOptions& options);  // checkpoint, handover, activate
