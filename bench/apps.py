@@ -110,8 +110,8 @@ class Measured:
 
     def row(self):
         m = {key: report.median(values) for key, values in self.values.items()}
-        times = lambda key: f"{m['cold'] / m[key]:,.0f}" if m[key] else "-"
         n = report.number
+        times = lambda key: n(m["cold"] / m[key]) if m[key] else "-"
         parked = n(m["parked"]) if m["parked"] else "kept cached"
         return (self.app.title, n(m["cold"]), parked, n(m["parked command"]), n(m["cached"]), n(m["cached command"]), times("parked"),
                 times("cached"), n(self.mib), n(self.freeze), n(m["parked memory"]), n(m["cached memory"]))
