@@ -19,6 +19,10 @@ inline constexpr const char* kDumpStats = "stats-dump";
 inline constexpr const char* kRestoreStats = "stats-restore";
 inline constexpr const char* kPidFile = "restore.pid";
 
+// As an application sees it, in every world (supervisor/world.h); never a file of a host.
+inline constexpr const char* kGenerationDir = "/run/supervise.app";
+inline constexpr const char* kGenerationFile = "/run/supervise.app/generation";
+
 // Whether the manifest must list a file of this name. Hidden names never are parts: CRIU reads none.
 bool is_part_name(const std::string& name);
 

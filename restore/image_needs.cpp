@@ -10,6 +10,7 @@
 #include <cstring>
 #include <set>
 
+#include "restore/image_layout.h"
 #include "restore/image_store.h"
 #include "restore/protobuf_walk.h"
 
@@ -122,7 +123,7 @@ std::vector<std::string> missing_here(const ImageNeeds& needs, const Manifest& m
     });
     if (elsewhere || !f.path.starts_with('/') || streams.contains(f.path) || !seen.insert(f.path).second) continue;
     if (f.path.starts_with("/proc/") || f.path.starts_with("/dev/") || f.path.starts_with("/sys/") ||
-        f.path.starts_with("/memfd:") || f.path.starts_with("/SYSV"))
+        f.path.starts_with("/memfd:") || f.path.starts_with("/SYSV") || f.path == kGenerationFile)
       continue;
     struct stat st {};
     if (stat(f.path.c_str(), &st) != 0) {

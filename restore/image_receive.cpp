@@ -29,7 +29,7 @@ using protocol::Reply;
 using protocol::Request;
 
 constexpr const char* kIncoming = "/.incoming";
-constexpr std::time_t kForgotten = 24 * 3600;
+constexpr long kOvertaken = 600;   // seconds: an upload with which nobody went on when another began
 constexpr Millis kQuiet{600000};   // an origin keeps a connection only while it has something to say
 constexpr Millis kAnswer{60000};
 constexpr std::uint64_t kLargest = 1ull << 46;
@@ -181,6 +181,7 @@ class Receiver {
       if (mkdir(d.c_str(), 0700) != 0 && errno != EEXIST) return errno_error("create directory " + d);
     RETURN_IF_ERROR(take_upload(dir_ + kIncoming + "/." + r.upload + ".lock"));
     begun_ = true;
+    sweep_incoming(dir_, kOvertaken);
     Reply reply;
     // It was whole before, and only the answer was lost.
     if (auto done = read_small_file(done_file()); done && is_image_name(*done)) {
@@ -239,7 +240,13 @@ class Receiver {
 
   Result<Reply> finish(const Request& r) {
     if (!begun_) return errno_error(EPROTO, "nothing was begun");
-    if (!failed_.ok()) return failed_.error();
+    if (!failed_.ok()) {
+      // A full disk, most likely: what is of no use any more must not fill it.
+      parts_.clear();
+      remove_tree(upload_dir_);
+      begun_ = false;
+      return failed_.error();
+    }
     ASSIGN_OR_RETURN(Manifest manifest, Manifest::from_json(r.manifest));
     if (manifest.app_name != app_)
       return errno_error(EPERM, fmt::format("the image is of \"{}\", this is a standby for \"{}\"", manifest.app_name, app_));
@@ -303,14 +310,20 @@ Status serve_origin(TlsStream stream, const std::string& app_dir, const std::str
   return Receiver(std::move(stream), app_dir, app, log).run();
 }
 
-void sweep_incoming(const std::string& app_dir) {
+// Its lock file is written at the beginning of each connection, and held by the one that is open.
+void sweep_incoming(const std::string& app_dir, long seconds) {
   const std::string incoming = app_dir + kIncoming;
   for (const auto& name : names_in(incoming).value_or({})) {
-    const std::string path = incoming + "/" + name;
+    if (!name.starts_with(".") || !name.ends_with(".lock")) continue;
+    const std::string lock_path = incoming + "/" + name;
+    const std::string upload = incoming + "/" + name.substr(1, name.size() - 6);
     struct stat st{};
-    if (stat(path.c_str(), &st) != 0 || std::time(nullptr) - st.st_mtim.tv_sec < kForgotten) continue;
-    if (S_ISDIR(st.st_mode)) remove_tree(path);
-    else unlink(path.c_str());
+    if (stat(lock_path.c_str(), &st) != 0 || std::time(nullptr) - st.st_mtim.tv_sec < seconds) continue;
+    auto lock = lock_file(lock_path, Deadline::in(Millis(0)));
+    if (!lock) continue;
+    remove_tree(upload);
+    unlink((upload + ".done").c_str());
+    unlink(lock_path.c_str());
   }
 }
 

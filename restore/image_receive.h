@@ -18,7 +18,7 @@ struct ReceiveLog {
 // Until the origin ends the connection (ok) or it breaks.
 Status serve_origin(TlsStream stream, const std::string& app_dir, const std::string& app, const ReceiveLog& log);
 
-// Removes what never became an image: uploads that nothing was added to for a day.
-void sweep_incoming(const std::string& app_dir);
+// Removes what never became an image: uploads that nobody has gone on with for `seconds`.
+void sweep_incoming(const std::string& app_dir, long seconds = 24 * 3600);
 
 }  // namespace supervise

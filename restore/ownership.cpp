@@ -94,14 +94,15 @@ std::optional<Error> why_not(const std::string& image, const Claim& c, bool even
       return busy(image, c, "that process is alive");
     case Liveness::Unknown:
       return busy(image, c, fmt::format("only there can be told whether it is alive; when that host "
-                                        "is known to be dead, remove {}", claim_file(image)).c_str());
+                                        "is fenced, `supervise images free {} --force`", image).c_str());
     case Liveness::Gone:
       break;
   }
   if (c.state == kClaimed || even_if_it_ran) return std::nullopt;
   return errno_error(EALREADY, fmt::format(
       "image {}: the application has run from it on {} (epoch {}, state {} since {}); running it again "
-      "would repeat what it wrote since", image, describe(c.owner), c.epoch, c.state, since(c)));
+      "would repeat what it wrote since (if that is meant: `supervise images free {}`)", image, describe(c.owner), c.epoch,
+      c.state, since(c), image));
 }
 
 }  // namespace
@@ -298,6 +299,37 @@ bool Ownership::in_use(const std::string& image_dir) const {
       return true;
   }
   return false;
+}
+
+Result<int> Ownership::free_claims(const std::string& image_dir, bool force) {
+  // Owners change their claims under this lock; a new one needs a name that is not there.
+  ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
+  ASSIGN_OR_RETURN(const auto commit, committed(image_dir));
+  ASSIGN_OR_RETURN(const auto names, names_in(image_dir));
+  std::vector<std::string> claims;
+  for (const auto& name : names) {
+    if (name != kClaimName && !name.starts_with(kClaimPrefix)) continue;
+    const std::string path = image_dir + "/" + name;
+    ASSIGN_OR_RETURN(const auto there, read_record<Claim>(path));
+    if (!there) continue;
+    if (there->state == kRetracted) return busy(image_dir, *there, "its origin took the hand-over back and goes on there");
+    switch (there->state == kEnded ? Liveness::Gone : liveness_of(there->owner)) {
+      case Liveness::Alive: return busy(image_dir, *there, "that process is alive: end it first");
+      case Liveness::Unknown:
+        if (!force) return busy(image_dir, *there, "only there can be told whether it is alive; fence that host, then "
+                                                   "use --force");
+        break;
+      case Liveness::Gone: break;
+    }
+    if (commit && !force)
+      return busy(image_dir, *there, "the image is a hand-over's, and a standby that waits would resume it at once: if "
+                                     "that is meant, use --force");
+    claims.push_back(path);
+  }
+  for (const auto& path : claims)
+    if (unlink(path.c_str()) != 0 && errno != ENOENT) return errno_error("remove " + path);
+  RETURN_IF_ERROR(sync_dir(image_dir));
+  return static_cast<int>(claims.size());
 }
 
 int Ownership::free_slots(const std::string& image_dir, int slots, std::string* why) const {

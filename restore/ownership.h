@@ -86,6 +86,10 @@ class Ownership {
   Result<std::optional<Claim>> slot_claimed(const std::string& image_dir, int slot) const;
   // Whether a claim is there whose owner may be alive and running it.
   bool in_use(const std::string& image_dir) const;
+  // Removes all claims, so that the image can be activated (or a hand-over resumed) again, and returns how many
+  // there were. EBUSY, with nothing removed, while an owner is alive; without `force` also when one may be
+  // alive (another host's) or the image is a hand-over's, which a standby resumes at once.
+  Result<int> free_claims(const std::string& image_dir, bool force);
   // How many of 1..slots claim_slot() would give now. `why` takes the sentence for one that it would not.
   int free_slots(const std::string& image_dir, int slots, std::string* why = nullptr) const;
 

@@ -59,6 +59,7 @@ class CopyKeeper {
     const auto began = Clock::now();
     const std::int64_t woken = unix_now_ns();
     fault_point("standby.wake").ignore();
+    instance_ = atoi(std::string(message, static_cast<std::size_t>(std::min<ssize_t>(n, 16))).c_str());
     if (parked_) {
       wake();
     } else if (auto s = restore_now(); !s) {
@@ -193,6 +194,7 @@ class CopyKeeper {
 
   void wake() {
     Session& session = resume_->session();
+    session.tell_generation(plan_.generation, instance_).ignore();  // make_world has told why there is none
     if (options_.activate_signal > 0) kill(session.first_process(), options_.activate_signal);
     session.wake();
   }
@@ -221,7 +223,7 @@ class CopyKeeper {
   }
 
   int supervise(const std::string& message) {
-    const json order = json::parse(message, nullptr, false);
+    const json order = json::parse(message.substr(std::min(message.find('{'), message.size())), nullptr, false);
     Session& session = resume_->session();
     if (order.is_object()) session.on_activated(order.value("control", ""), order.value("activated", ""));
     // Also when the standby is gone: then nobody else has the name.
@@ -247,6 +249,7 @@ class CopyKeeper {
   std::optional<Resume> resume_;
   PinnedImage pinned_;
   bool parked_ = false;
+  int instance_ = 1;
 };
 
 }  // namespace

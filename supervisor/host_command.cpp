@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 extern char** environ;
 
 namespace supervise {
@@ -40,7 +42,7 @@ Result<ExitInfo> run_host_command(const std::string& command, const std::vector<
     _exit(127);
   }
   setpgid(pid, pid);
-  for (;;) {
+  for (long pause_ms = 2;; pause_ms = std::min(pause_ms + 1, 20L)) {
     int status = 0;
     const pid_t got = waitpid(pid, &status, WNOHANG);
     if (got == pid) {
@@ -56,7 +58,7 @@ Result<ExitInfo> run_host_command(const std::string& command, const std::vector<
       }
       return errno_error(ETIMEDOUT, command);
     }
-    const timespec pause{0, 2'000'000};
+    const timespec pause{0, pause_ms * 1'000'000};
     nanosleep(&pause, nullptr);
   }
 }

@@ -1,4 +1,4 @@
-// A shell command of the operator (--path-up, --path-down), run on the host as the user that
+// A shell command of the operator (--path-up, --path-down, --on-activate), run on the host as the user that
 // started us, with extra environment and a deadline. Its output goes to our stderr.
 #pragma once
 

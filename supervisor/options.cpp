@@ -179,6 +179,9 @@ Status read_second_host(const OptionReader& reader, CommandId id, Invocation& ou
     if (value->text.empty()) return value->bad("expected a shell command", 0);
     standby.on_activate = value->text;
   }
+  if (const auto* value = reader.one("on-activate-deadline")) {
+    ASSIGN_OR_RETURN(standby.on_activate_deadline, read_duration(*value));
+  }
   if (const auto* value = reader.one("activate-signal")) {
     ASSIGN_OR_RETURN(standby.activate_signal, read_signal(*value));
   }
@@ -225,14 +228,15 @@ Status read_images(const OptionReader& reader, ImagesOptions& images) {
   };
   static constexpr Action kActions[] = {
       {"list", 0, 1, "[NAME]"},     {"inspect", 1, 1, "IMAGE"},     {"verify", 1, 1000, "IMAGE..."},
-      {"prune", 1, 1, "NAME"},      {"export", 2, 2, "IMAGE FILE"}, {"import", 1, 1, "FILE"},
+      {"prune", 1, 1, "NAME"},      {"free", 1, 1, "IMAGE"},        {"export", 2, 2, "IMAGE FILE"},
+      {"import", 1, 1, "FILE"},
   };
   const auto& words = reader.operands();
   const Action* action = nullptr;
   for (const auto& candidate : kActions)
     if (!words.empty() && words.front() == candidate.name) action = &candidate;
   if (action == nullptr)
-    return plain_error(fmt::format("images{}: expected list, inspect, verify, prune, export or import",
+    return plain_error(fmt::format("images{}: expected list, inspect, verify, prune, free, export or import",
                                    words.empty() ? "" : " '" + words.front() + "'"));
   images.action = words.front();
   images.operands.assign(words.begin() + 1, words.end());
@@ -240,6 +244,7 @@ Status read_images(const OptionReader& reader, ImagesOptions& images) {
     return plain_error(fmt::format("images {}: expected `supervise images {} {}`", action->name,
                                    action->name, action->operands));
   images.json = reader.has("json");
+  images.force = reader.has("force");
   images.images_dir = default_images_dir();
   if (const auto* value = reader.one("images")) {
     ASSIGN_OR_RETURN(images.images_dir, absolute_path(*value, value->text));

@@ -65,6 +65,7 @@ struct StandbyOptions {  // standby, restore
   bool activate_on_command = false;
   int instances = 1;            // --instances: activations of one warm image
   std::string on_activate;      // --on-activate, empty: none
+  Millis on_activate_deadline{300000};
   int activate_signal = 0;      // --activate-signal, 0: none
   DriftPolicy drift = DriftPolicy::Refuse;
   TcpPolicy tcp = TcpPolicy::Keep;
@@ -86,10 +87,11 @@ struct ControlOptions {  // status, checkpoint, handover, activate
 };
 
 struct ImagesOptions {
-  std::string action;                 // list, inspect, verify, prune, export, import
+  std::string action;                 // list, inspect, verify, prune, free, export, import
   std::vector<std::string> operands;
   std::string images_dir;             // absolute; the default when --images is not given
   std::size_t keep = 3;               // prune
+  bool force = false;                 // free
   bool json = false;
 };
 

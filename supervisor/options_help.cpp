@@ -24,6 +24,8 @@ constexpr EnvironmentRow kEnvironment[] = {
                                 "on where it was (120)"},
     {"SUPERVISE_RUNDIR", "directory of the control sockets; default: /run/supervise, or $XDG_RUNTIME_DIR/supervise"},
     {"SUPERVISE_HOST_ID", "names this host to others that see the same images; default: its host name"},
+    {"SUPERVISE_GENERATION_FILE", "given to the application: a file that says which instance of itself it is, "
+                                  "\"GENERATION INSTANCE RANDOM\"; another one after each resume of an image"},
     {"SUPERVISE_FAULT_POINTS", "for tests: NAME=kill|fail|hang[,...] makes steps of the supervisor fail"},
 };
 

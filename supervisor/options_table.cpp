@@ -60,14 +60,17 @@ constexpr CommandRow kCommands[] = {
      "Hands the running application over to its standby, as after a failure.",
      "supervise handover app\nsupervise handover app --to dir:/shared/images", 1},
     {CommandId::Images, "images",
-     "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | export IMAGE FILE | import FILE",
+     "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | free IMAGE | export IMAGE FILE | import FILE",
      "the image store",
      "IMAGE is a directory, NAME (the newest image of that application) or NAME/GENERATION in the "
-     "store. export writes a tar archive; import verifies it before it is in the store.",
+     "store. export writes a tar archive; import verifies it before it is in the store. free removes "
+     "the claims of those who activated or resumed the image, so that it can be activated again; exit "
+     "status 1 while one of them is alive or, without --force, may be.",
      "supervise images list\n"
      "supervise images verify app\n"
      "supervise images inspect app/3 --json\n"
      "supervise images prune app --keep 2\n"
+     "supervise images free app/3\n"
      "supervise images export app app.tar",
      -1},
     {CommandId::Doctor, "doctor", "[OPTIONS]", "probe this host",
@@ -162,7 +165,9 @@ constexpr OptionRow kOptions[] = {
     {"on-activate", "COMMAND", false, kStandby,
      "shell command that is started on this host when a warm image is activated, beside the "
      "application. Environment: SUPERVISE_NAME, SUPERVISE_IMAGE, SUPERVISE_GENERATION, "
-     "SUPERVISE_INSTANCE, SUPERVISE_PID"},
+     "SUPERVISE_INSTANCE, SUPERVISE_PID. It outlives this command and the application"},
+    {"on-activate-deadline", "DURATION", false, kStandby,
+     "when a command of --on-activate is killed that has not ended by itself (default 5m)"},
     {"activate-signal", "SIGNAL", false, kStandby,
      "signal that the application's first process gets before its first instruction when a warm image "
      "is activated (USR1, SIGUSR1 or 10), for instance to seed its random numbers anew"},
@@ -187,6 +192,8 @@ constexpr OptionRow kOptions[] = {
     {"to", "TARGET", false, kHandover, "another standby than that of run: dir:PATH or HOST:PORT", Completion::Dir},
     {"timeout", "DURATION", false, kStatus | kCheckpoint | kHandover | kActivate,
      "how long the answer may take (default 5s for status, otherwise 10m)"},
+    {"force", "", false, kImages,
+     "free: also claims of other hosts, which are fenced, and the claim of a hand-over's image"},
     {"keep", "N", false, kImages, "prune: how many of the newest images stay (default 3)"},
     {"json", "", false, kStatus | kImages | kDoctor | kList | kVersion | kCheckpoint | kHandover | kActivate,
      "machine-readable output"},

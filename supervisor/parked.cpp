@@ -111,9 +111,10 @@ std::optional<CopyNews> Copy::read_news() {
 }
 
 Status Copy::wake(const WakeOrder& order) {
-  const std::string text =
-      json{{"slot", order.slot}, {"control", order.control_name}, {"activated", order.activated}}.dump(
-          -1, ' ', false, json::error_handler_t::replace);
+  // The number is read before the wake, the rest afterwards.
+  const std::string text = fmt::format("{} ", order.slot) +
+                           json{{"control", order.control_name}, {"activated", order.activated}}.dump(
+                               -1, ' ', false, json::error_handler_t::replace);
   woken_ = true;
   if (send(line_.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) return errno_error("wake the copy");
   return {};

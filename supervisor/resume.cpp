@@ -106,6 +106,9 @@ Status Resume::make_world() {
     const auto limits = world_->limits();
     return plain_error(limits.empty() ? "no namespaces here" : limits.front());
   }
+  // Before CRIU opens it. An application that does not use it needs none.
+  if (auto s = world_->tell_generation(manifest_.generation, 0); !s)
+    events_.warn("generation.unavailable", s.error().message());
   return {};
 }
 
@@ -159,6 +162,7 @@ Result<int> resume_image(const StandbyOptions& options, Events& events, const st
   RETURN_IF_ERROR(resume.paths_up());
   Status made = resume.restore();
   if (made) made = resume.session().open_control();
+  if (made) resume.session().tell_generation(manifest.generation, 1).ignore();  // make_world has told
   if (!made) {
     resume.drop();
     resume.paths_down();

@@ -12,6 +12,7 @@
 
 #include "restore/criu.h"
 #include "restore/host_facts.h"
+#include "restore/image_layout.h"
 #include "seccomp/filter.h"
 #include "supervisor/control.h"
 #include "supervisor/start_check.h"
@@ -62,6 +63,8 @@ void Session::watch_signals() {
 Session::~Session() = default;
 
 namespace {
+
+constexpr std::string_view kGenerationVariable = "SUPERVISE_GENERATION_FILE=";
 
 Status fill_paths(StoragePaths& paths, const SessionConfig& config, const World& world) {
   if (config.paths.size() > static_cast<std::size_t>(KeeperPage::kPaths))
@@ -149,7 +152,12 @@ Status Session::launch(const std::vector<std::string>& argv) {
                            const_cast<sock_filter*>(filter.data())};
   LaunchSpec spec;
   spec.argv = argv;
-  for (char** e = environ; *e; ++e) spec.env.emplace_back(*e);
+  for (char** e = environ; *e; ++e)
+    if (!std::string_view(*e).starts_with(kGenerationVariable)) spec.env.emplace_back(*e);
+  if (world_->has_namespaces()) {
+    if (auto s = world_->tell_generation(0, 0); s) spec.env.push_back(std::string(kGenerationVariable) + kGenerationFile);
+    else events_.warn("generation.unavailable", s.error().message());
+  }
   std::unique_ptr<char, decltype(&free)> cwd(get_current_dir_name(), free);
   spec.cwd = cwd ? cwd.get() : "/";
   // Ours would keep the first path busy.
@@ -203,6 +211,8 @@ int Session::loop() {
     if (watched_) watched_();
     if (control_) serve_control();
   }
+  if (shipper_.busy())
+    events_.warn("ship.abandoned", "the application ended before its image was at " + config_.standby);
   return exit_status();
 }
 

@@ -100,6 +100,10 @@ class Session : public TracerPolicy {
     if (!name.empty()) config_.name = name;
     config_.activated = answer;
   }
+  // Before any thread is let go, when the application becomes another instance of itself.
+  Status tell_generation(std::uint64_t generation, int instance) {
+    return world_->tell_generation(generation, instance);
+  }
   bool has_processes() const { return tracer_.has_tasks(); }
   bool serve_tracees() { return tracer_.drain(); }  // while they are held: notices ends
   // `work`, which must not block, is called in loop() at each of its turns; that `fd` becomes readable

@@ -219,7 +219,7 @@ std::optional<ShipNews> Shipper::read_news() {
   return news;
 }
 
-std::optional<ShipNews> Shipper::await(Millis patience) {
+std::optional<ShipNews> Shipper::await(Millis patience, const std::function<void(const ShipNews&)>& told) {
   Deadline deadline = Deadline::in(patience);
   while (busy()) {
     pollfd p{fd(), POLLIN, 0};
@@ -227,6 +227,7 @@ std::optional<ShipNews> Shipper::await(Millis patience) {
     auto news = read_news();
     if (news && (news->kind == ShipNews::Done || news->kind == ShipNews::Failed)) return news;
     if (news && news->kind == ShipNews::Progress) deadline = Deadline::in(patience);
+    if (news && told) told(*news);
     if (deadline.passed()) break;
   }
   return std::nullopt;

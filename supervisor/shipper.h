@@ -3,6 +3,7 @@
 // holds the application.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -38,7 +39,8 @@ class Shipper {
   // The end of the process without another word is a Failed.
   std::optional<ShipNews> read_news();
   // Done or Failed; nothing when nothing moved for so long.
-  std::optional<ShipNews> await(Millis patience);
+  // `told`: of each Progress and Trouble.
+  std::optional<ShipNews> await(Millis patience, const std::function<void(const ShipNews&)>& told = {});
 
  private:
   Helper helper_;

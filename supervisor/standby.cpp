@@ -281,12 +281,7 @@ void Standby::reap() {
     }
     it = next;
   }
-  std::erase_if(commands_, [&](Helper& command) {
-    auto status = command.ended();
-    if (status && exit_status_of(*status) != 0)
-      events_.warn("standby.on_activate", fmt::format("--on-activate ended with {}", exit_status_of(*status)));
-    return status.has_value();
-  });
+  std::erase_if(hooks_, [](pid_t pid) { return waitpid(pid, nullptr, WNOHANG) != 0; });
 }
 
 void Standby::on_copy_end(std::map<int, Held>::iterator it, int status) {
@@ -446,6 +441,7 @@ std::optional<int> Standby::resume_committed() {
 // All that was activated has ended: so do we, with its status.
 std::optional<int> Standby::status_if_over() const {
   if (!was_activated_ || running() > 0 || activation_ || !application_status_) return std::nullopt;
+  if (getpid() == 1 && !hooks_.empty()) return std::nullopt;  // a container ends with its PID 1
   return application_status_;
 }
 

@@ -106,7 +106,7 @@ class Standby {
   std::list<Activation> waiting_;
   std::set<int> readable_;                    // descriptors, at this turn of the loop
   bool reap_due_ = true, plan_due_ = true;
-  std::list<Helper> commands_;                // --on-activate
+  std::set<pid_t> hooks_;                     // who run --on-activate commands; they outlive us
   std::optional<int> application_status_;     // of the activated ones that have ended
   bool was_activated_ = false;
 };

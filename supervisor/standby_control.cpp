@@ -7,9 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "restore/host_identity.h"
+#include "supervisor/host_command.h"
 #include "supervisor/standby.h"
-
-extern char** environ;
 
 namespace supervise {
 namespace {
@@ -260,28 +259,28 @@ void Standby::fail_activation(const std::string& why) {
   failed.reply.fail(why);
 }
 
+// In a process of its own that ends neither with us nor with the application, but with the command: what it
+// does for the application (an address, a registration) must not stay half done.
 void Standby::run_on_activate(const Held& held) {
   if (options_.on_activate.empty()) return;
-  Helper& command = commands_.emplace_back();
-  auto s = command.start([&](int) {
-    let_go_in_child();
-    setsid();
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, nullptr);
-    signal(SIGPIPE, SIG_DFL);
-    setenv("SUPERVISE_NAME", options_.name.c_str(), 1);
-    setenv("SUPERVISE_IMAGE", held.copy->plan().image.c_str(), 1);
-    setenv("SUPERVISE_GENERATION", std::to_string(held.view.generation).c_str(), 1);
-    setenv("SUPERVISE_INSTANCE", std::to_string(held.slot).c_str(), 1);
-    setenv("SUPERVISE_PID", std::to_string(held.copy->pid()).c_str(), 1);
-    dup2(2, 1);
-    execl("/bin/sh", "sh", "-c", options_.on_activate.c_str(), nullptr);
-    return 127;
-  });
-  if (s) return;
-  events_.warn("standby.on_activate", s.error().message());
-  commands_.pop_back();
+  const pid_t pid = fork();
+  if (pid < 0) events_.warn("standby.on_activate", errno_error("fork").message());
+  if (pid > 0) hooks_.insert(pid);
+  if (pid != 0) return;
+  let_go_in_child();
+  setsid();
+  auto end = run_host_command(options_.on_activate,
+                              {"SUPERVISE_NAME=" + options_.name, "SUPERVISE_IMAGE=" + held.copy->plan().image,
+                               fmt::format("SUPERVISE_GENERATION={}", held.view.generation),
+                               fmt::format("SUPERVISE_INSTANCE={}", held.slot),
+                               fmt::format("SUPERVISE_PID={}", held.copy->pid())},
+                              Deadline::in(options_.on_activate_deadline));
+  if (!end && end.error().err == ETIMEDOUT)
+    events_.warn("standby.on_activate", fmt::format("--on-activate was killed after {} s (--on-activate-deadline)",
+                                                    static_cast<double>(options_.on_activate_deadline.count()) / 1000));
+  else if (!end) events_.warn("standby.on_activate", end.error().message());
+  else if (!end->success()) events_.warn("standby.on_activate", "--on-activate ended with " + end->describe());
+  _exit(0);
 }
 
 }  // namespace supervise

@@ -73,7 +73,14 @@ class NetLink : public StandbyLink {
       RETURN_IF_ERROR(shipper_.follow(fd.get(), ship_, false));
     }
     shipper_.complete();
-    const auto news = shipper_.await(patience);
+    auto said = Clock::now();
+    const auto news = shipper_.await(patience, [&](const ShipNews& n) {
+      if (n.kind == ShipNews::Trouble) events_.warn("ship.trouble", n.text + "; it is tried again");
+      if (n.kind != ShipNews::Progress || Clock::now() - said < Millis(2000)) return;
+      said = Clock::now();
+      events_.info("ship.progress", fmt::format("{:.1f} MiB of the image are at {}", static_cast<double>(n.bytes) / (1 << 20),
+                                                target_.standby));
+    });
     if (!news || news->kind != ShipNews::Done) {
       shipper_.stop();
       return plain_error(fmt::format("the image did not get to {}: {}", target_.standby,

@@ -93,6 +93,11 @@ class World : public ProcessRunner {
   Result<pid_t> outer_pid(int inner) const;
   Result<int> inner_pid(pid_t outer) const;
 
+  // What the file kGenerationFile (restore/image_layout.h) of the world says from now on: these numbers and
+  // something random, 64 bytes. The first call makes it. EPERM without namespaces. A descriptor or a
+  // mapping that an image has of it is one of this world's file after the restore.
+  Status tell_generation(std::uint64_t generation, int instance);
+
   // Ends every process of the world and reaps the init. Deadline for uninterruptible sleepers.
   Status end(Deadline deadline);
   // What a session or a test needs besides:

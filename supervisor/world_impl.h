@@ -22,6 +22,7 @@ struct World::Impl {
   std::unique_ptr<WorldStdio> stdio;
   std::vector<std::string> limits;
   UniqueFd root;
+  UniqueFd generation;  // the file, once it is there
   std::set<int> kept_pids;
 
   SpawnPlan app;

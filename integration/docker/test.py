@@ -1,5 +1,6 @@
 """supervise as the entrypoint of containers: exit status, signals, orphans and privileges; a container whose
-storage fails hands its application over to a second container, and the data is what it should be."""
+storage fails hands its application over to a second container, and the data is what it should be; a container
+whose application is woken in a second one."""
 
 import re
 import sys
@@ -169,10 +170,51 @@ def planned(t, docker):
     t.equal(beats, [str(i + 1) for i in range(len(beats))], "each record is there once, in order")
 
 
+# Writes down who connects and what is said.
+PEER = """use IO::Socket::INET; $| = 1;
+my $s = IO::Socket::INET->new(LocalPort => 7000, Listen => 9, ReuseAddr => 1) or die; print "listening\\n";
+while (my $c = $s->accept) { my $l = <$c>; print "connection from ", $c->peerhost, ": $l"; }"""
+SERVICE = """echo once >> /srv/images/initialized; for i in {1..20000}; do table[i]=$((i * i)); done; echo initialized
+exec 3<>/dev/tcp/%s/7000; echo "${#table[@]} entries" >&3; echo connected"""
+
+
+def warm(t, docker):
+    """Two containers on a private network: A's application stops before its first connection and leaves its
+    image; A is killed; B wakes its copy, and the connection comes from there, for the first time and once."""
+    address = {name: f"172.30.97.{10 + i}" for i, name in enumerate(("peer", "a", "b"))}
+    docker("network", "create", "--subnet", "172.30.97.0/24", "private")
+
+    def place(name):
+        return ["--name", f"warm-{name}", "--network", "private", "--ip", address[name]]
+    images = ["--volume", "/srv/warm:/srv/images"]
+    docker("run", "--detach", *place("peer"), "--entrypoint", "perl", "supervise", "-e", PEER)
+    docker.wait_log("warm-peer", "^listening$")
+    b = docker.start("run", *place("b"), *PRIVILEGES, *images, "supervise", "standby", "--name", "svc",
+                     "--from", "dir:/srv/images", "--ready", "parked", "--activate", "command", name="B")
+    b.wait_line("standby.ready", 30, "stderr")
+    # It is killed with its image complete, before the held call goes on there.
+    a = docker.start("run", *place("a"), *PRIVILEGES, *images, "--env", "SUPERVISE_FAULT_POINTS=image.renamed=hang", "supervise",
+                     "--name", "svc", "--warm-point", "auto", "--standby", "dir:/srv/images", "--",
+                     "bash", "-c", SERVICE % address["peer"], name="A")
+    a.wait_line(rf"warm\.stopped.*tcp {address['peer']}:7000", 60, "stderr")
+    b.wait_line(r"standby\.parked", 60, "stderr")
+    docker("kill", "warm-a")
+    t.equal(a.wait(30), 137, "container A is killed")
+    t.equal(docker("logs", "warm-peer").stdout, "listening\n", "nobody has spoken to the peer")
+    t.check("image" in docker("exec", "warm-b", "supervise", "activate", "svc").stdout, "it is woken in B")
+    t.equal(b.wait(60), 0, "the application comes to its end in B")
+    t.check("connected" in b.stdout.text and "initialized" not in b.stdout.text, "it went on where it was")
+    t.equal(docker("logs", "warm-peer").stdout, f"listening\nconnection from {address['b']}: 20000 entries\n",
+            "the peer saw one connection, from B")
+    t.equal(docker.host.path("/srv/warm/initialized").read_text(), "once\n", "it was initialized once")
+    docker("rm", "--force", "warm-peer", "warm-a", "warm-b")
+    docker("network", "rm", "private")
+
+
 def main(t):
     docker = make_docker(t)
     try:
-        for part in (documented, entrypoint, privileges, volumes, devices, planned):
+        for part in (documented, entrypoint, privileges, volumes, devices, planned, warm):
             t.say(f"--- {part.__name__}")
             part(t, docker)
     except (AssertionError, TimeoutError):

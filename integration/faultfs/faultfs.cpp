@@ -1,5 +1,5 @@
 // faultfs: a directory passed through FUSE, whose calls fail, hang or are slow on command.
-//   faultfs --source DIR --mount DIR --socket PATH [--writeback] [--direct-io] [--cache SECONDS]
+//   faultfs --source DIR --mount DIR --socket PATH [--writeback] [--direct-io] [--cache SECONDS] [--type NAME]
 //   faultfs ctl SOCKET COMMAND...
 // Without --cache, names and attributes are asked for each time, so that a fault shows at once.
 #include <fcntl.h>

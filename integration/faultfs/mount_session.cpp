@@ -66,6 +66,8 @@ std::optional<DaemonOptions> parse_daemon_options(const std::vector<std::string>
       o.mount_ns = value;
     else if (word == "--outside-ns")
       o.outside_ns = value;
+    else if (word == "--type")
+      o.type = value;
     else if (word == "--lifetime")
       o.lifetime = static_cast<unsigned>(std::strtoul(value.c_str(), nullptr, 10));
     else if (word == "--cache")
@@ -78,7 +80,7 @@ std::optional<DaemonOptions> parse_daemon_options(const std::vector<std::string>
   if (o.source.empty() || o.mount_point.empty() || o.socket.empty()) {
     fmt::print(stderr,
                "usage: {} PATH --mount DIR --socket PATH [--mount-ns FILE] [--outside-ns FILE]\n"
-               "       [--writeback] [--direct-io] [--cache SECONDS] [--lifetime SECONDS]\n"
+               "       [--writeback] [--direct-io] [--cache SECONDS] [--lifetime SECONDS] [--type NAME]\n"
                "   or: ctl SOCKET COMMAND [WORD...]\n",
                source_option);
     return {};
@@ -116,7 +118,7 @@ int run_daemon(const DaemonOptions& o, const char* type, const fuse_lowlevel_ops
   if (::stat(o.mount_point.c_str(), &root) != 0) return complain(o.mount_point);
   auto data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,allow_other{}", device,
                           root.st_mode & S_IFMT, default_permissions ? ",default_permissions" : "");
-  auto fs_type = fmt::format("fuse.{}", type);
+  auto fs_type = fmt::format("fuse.{}", o.type.empty() ? type : o.type.c_str());
   if (::mount(type, o.mount_point.c_str(), fs_type.c_str(), MS_NOSUID | MS_NODEV, data.c_str()) !=
       0)
     return complain(o.mount_point);

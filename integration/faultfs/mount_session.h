@@ -16,6 +16,7 @@ namespace supervise::faults {
 
 struct DaemonOptions {
   std::string source;  // image file, or directory
+  std::string type;    // of the file system, as the mount table shows it after "fuse."; empty: the program's
   std::string mount_point;
   std::string socket;  // control socket
   std::string

@@ -104,8 +104,12 @@ if __name__ == "__main__":
     threads = [threading.Thread(target=guarded, args=(f,)) for f in (buffered, replaced, children, trees)]
     for thread in threads:
         thread.start()
+    # An image has it open; on the second host it is that host's.
+    instance = open(os.environ.get("SUPERVISE_GENERATION_FILE", "/dev/null"))
     for number in rounds("main"):
+        instance.seek(0)
         print(f"round {number}", flush=True)
+        print(f"instance {instance.readline()}", end="", flush=True)
     for thread in threads:
         thread.join()
     print("done", len(problems), flush=True)

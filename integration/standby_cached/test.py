@@ -27,7 +27,8 @@ def main(t):
     pair = Pair(t)
     pair.ticker("--mib", "100")
     pair.checkpoint("--stop")
-    standby = pair.standby("--activate-signal", "USR1", "--on-activate", "echo hook-$SUPERVISE_INSTANCE >&2", ready="cached")
+    standby = pair.standby("--activate-signal", "USR1", "--on-activate", "echo hook-$SUPERVISE_INSTANCE; sleep 600",
+                           "--on-activate-deadline", "300ms", ready="cached")
     standby.wait_line(r"standby\.cached", 60, "stderr")
     copy = pair.status()["copies"][0]
     t.check(copy["locked"] > 100 << 20, f"{copy['locked'] >> 20} MiB are locked")
@@ -36,6 +37,7 @@ def main(t):
     t.check("seed\n" in standby.stdout.text, "it got its signal")
     t.check(standby.stdout.text.index("seed") < standby.stdout.text.index("tick"), "before anything else")
     t.check("hook-1" in standby.stderr.text, "the command was run")
+    t.check("was killed after 0.3 s" in standby.stderr.text, "and ended at its deadline")
 
     pair = Pair(t)
     pair.ticker("--mib", "4")

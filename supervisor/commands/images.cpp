@@ -204,6 +204,15 @@ int prune(const ImagesOptions& options) {
                                store.value().dir()));
 }
 
+int free_image(const ImagesOptions& options) {
+  const auto dir = image_dir_of(options, options.operands.front());
+  if (!dir) return complain(dir.error().message(), 125);
+  const auto freed = Ownership(dir->substr(0, dir->rfind('/'))).free_claims(dir.value(), options.force);
+  if (!freed) return complain(freed.error().message(), freed.error().err == EBUSY ? 1 : 125);
+  if (options.json) return print_out(Json{{"directory", dir.value()}, {"freed", freed.value()}}.dump(2) + "\n");
+  return print_out(fmt::format("{} claims removed from {}\n", freed.value(), dir.value()));
+}
+
 int export_image(const ImagesOptions& options) {
   const auto dir = image_dir_of(options, options.operands[0]);
   if (!dir) return complain(dir.error().message(), 125);
@@ -255,6 +264,7 @@ int command_images(const ImagesOptions& options) {
   if (options.action == "inspect") return inspect(options);
   if (options.action == "verify") return verify(options);
   if (options.action == "prune") return prune(options);
+  if (options.action == "free") return free_image(options);
   if (options.action == "export") return export_image(options);
   return import_image(options);
 }

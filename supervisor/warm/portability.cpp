@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "restore/image_layout.h"
 #include "supervisor/base/unique_fd.h"
 #include "tracer/proc_info.h"
 
@@ -87,7 +88,7 @@ std::vector<PortabilityFact> PortabilityLog::report(const std::vector<pid_t>& pr
     for (int fd : fds_of(pid)) {
       auto link = fd_link(pid, fd);
       if (!link || !link->starts_with('/') || link->starts_with("/dev/") || link->starts_with("/proc/") ||
-          link->starts_with("/sys/") || is_under(*link, declared))
+          link->starts_with("/sys/") || *link == kGenerationFile || is_under(*link, declared))
         continue;
       struct stat st {};
       if (stat(fmt::format("/proc/{}/fd/{}", pid, fd).c_str(), &st) == 0 && S_ISREG(st.st_mode)) open.insert(*link);

@@ -225,7 +225,7 @@ TEST_F(OwnershipTest, AClaimOfAnotherHostBootOrNamespaceIsNeverTakenOver) {
     auto s = own_.claim(image_, 2, true);
     ASSERT_FALSE(s.ok());
     EXPECT_EQ(s.error().err, EBUSY);
-    EXPECT_THAT(s.error().message(), HasSubstr("when that host is known to be dead, remove " + image_ + "/claim.json"));
+    EXPECT_THAT(s.error().message(), HasSubstr("when that host is fenced, `supervise images free " + image_ + " --force`"));
   }
   forge([&](Claim& c) { c = dead; });
   EXPECT_TRUE(own_.claim(image_, 2).ok());
@@ -466,6 +466,41 @@ TEST_F(OwnershipTest, ASlotIsGivenBackByItsOwnerUnlessItRan) {
   ASSERT_TRUE(o.release_slot(image_, 1, self).ok());
   EXPECT_EQ(o.claim_slot(image_, 1, self).error().err, EALREADY);
   EXPECT_FALSE(o.in_use(image_));
+}
+
+TEST_F(OwnershipTest, ClaimsAreFreedUnlessAnOwnerMayBeAlive) {
+  Ownership o(d_.path());
+  const auto self = HostIdentity::self();
+  EXPECT_EQ(o.free_claims(image_, false).value_or(-1), 0);
+  ASSERT_EQ(o.claim_slot(image_, 2, self).value_or(0), 1);
+  ASSERT_EQ(o.claim_slot(image_, 2, somebody_else()).value_or(0), 2);
+  for (bool force : {false, true}) {
+    EXPECT_EQ(o.free_claims(image_, force).error().err, EBUSY) << "we are alive";
+    EXPECT_TRUE(o.slot_claimed(image_, 2).value().has_value()) << "nothing is removed then";
+  }
+  Claim claim = *o.slot_claimed(image_, 1).value();
+  claim.state = "ended";
+  ASSERT_TRUE(o.update_slot(image_, 1, claim).ok());
+  const auto unknown = o.free_claims(image_, false);
+  ASSERT_FALSE(unknown.ok());
+  EXPECT_THAT(unknown.error().message(), AllOf(HasSubstr("host elsewhere"), HasSubstr("--force")));
+  EXPECT_EQ(o.free_claims(image_, true).value_or(-1), 2);
+  EXPECT_EQ(o.free_slots(image_, 2), 2);
+}
+
+TEST_F(OwnershipTest, AHandOversClaimIsFreedOnlyWhenForced) {
+  Ownership o(d_.path());
+  ASSERT_TRUE(o.commit(image_, {1, 1, somebody_else(), 5}).ok());
+  ASSERT_TRUE(o.claim(image_, 1).ok());
+  Claim claim = *o.claimed(image_).value();
+  claim.state = "ended";
+  ASSERT_TRUE(o.update_claim(image_, claim).ok());
+  EXPECT_EQ(o.free_claims(image_, false).error().err, EBUSY);
+  EXPECT_EQ(o.free_claims(image_, true).value_or(-1), 1);
+  const std::string taken_back = d_.path() + "/gen-000009";
+  ASSERT_EQ(mkdir(taken_back.c_str(), 0755), 0);
+  ASSERT_TRUE(o.retract(taken_back).ok());
+  EXPECT_EQ(o.free_claims(taken_back, true).error().err, EBUSY) << "its origin goes on";
 }
 
 TEST_F(OwnershipTest, ASlotOfADeadProcessThatNeverRanIsTaken) {

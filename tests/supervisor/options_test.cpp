@@ -188,6 +188,7 @@ TEST_F(Options, ErrorsNameOptionPlaceAndExpectation) {
       {{"images", "burn"}, "images 'burn'"},
       {{"images", "export", "x"}, "IMAGE FILE"},
       {{"images", "prune", "x", "--keep", "0"}, "from 1 to"},
+      {{"images", "free"}, "free IMAGE"},
       {{"completions", "fish"}, "expected bash"},
       {{"help", "nothing"}, "help 'nothing': no such command"},
   };
@@ -243,6 +244,8 @@ TEST_F(Options, OtherCommands) {
   EXPECT_EQ(images.images.action, "prune");
   EXPECT_EQ(images.images.keep, 2u);
   EXPECT_EQ(images.images.images_dir, dir("shared"));
+  EXPECT_FALSE(parsed({"images", "free", "app/2"}).images.force);
+  EXPECT_TRUE(parsed({"images", "free", "app/2", "--force"}).images.force);
   EXPECT_EQ(parsed({"images", "list"}).images.images_dir, default_images_dir());
   EXPECT_EQ(parsed({"--version"}).command, CommandId::Version);
   EXPECT_EQ(parsed({"--help"}).topic, "");

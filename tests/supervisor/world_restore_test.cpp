@@ -65,14 +65,13 @@ Captured with_streams(const Streams& streams, const std::string& typed,
       close(fd);
     } else if (streams.output == "pipe" && pipe(ends) == 0) {
       if (fork() == 0) {
-        for (int fd = 3; fd < 64; ++fd) {
-          if (fd != ends[0]) close(fd);
-        }
+        dup2(ends[0], 3);
+        close_range(4, ~0U, 0);
         close(1);
         int file = open(out.c_str(), O_WRONLY | O_CREAT, 0600);
         char bytes[512];
         ssize_t n;
-        while ((n = read(ends[0], bytes, sizeof bytes)) > 0) {
+        while ((n = read(3, bytes, sizeof bytes)) > 0) {
           if (write(file, bytes, static_cast<std::size_t>(n)) < 0) break;
         }
         _exit(0);
