@@ -23,7 +23,7 @@ RUN cd /src \
 # The packages that own the libraries both programs load: their names differ between releases.
 RUN mkdir -p /stage/opt/supervise/criu/sbin \
   && strip -o /stage/opt/supervise/criu/sbin/criu /opt/supervise/criu/sbin/criu \
-  && ldd /stage/usr/local/bin/supervise /stage/opt/supervise/criu/sbin/criu \
+  && ldd /stage/usr/local/libexec/supervise/supervise-main /stage/opt/supervise/criu/sbin/criu \
     | awk '$3 ~ /^\// { n = split($3, part, "/"); print "*/" part[n] }' | sort -u \
     | xargs -r dpkg-query -S | cut -d : -f 1 | sort -u >/stage/runtime-packages \
   && test -s /stage/runtime-packages

@@ -13,14 +13,15 @@ import time
 from pathlib import Path
 
 import harness
+import report
 
-STORE = "/srv/shared/images"
+ROWS = []
 
 
-def figures(name, values, unit="ms"):
+def figures(name, values):
     values = sorted(values)
     at = lambda q: values[min(len(values) - 1, int(len(values) * q))]
-    print(f"{name:<44} p50 {at(0.5):8.3f}  p99 {at(0.99):8.3f}  min {values[0]:8.3f} {unit}  ({len(values)})", flush=True)
+    ROWS.append((name, *(f"{ms:.3f}" for ms in (at(0.5), at(0.99), values[0])), len(values)))
 
 
 def spawn_ms(t, argv):
@@ -107,14 +108,16 @@ def cached(t, mib, rounds):
                 print("criu restore:", done.returncode, err.read_text()[-300:], flush=True)
             plain.append((time.monotonic_ns() - began) / 1e6)
     figures(f"cached {mib} MiB: `supervise activate`", times)
-    figures(f"`criu restore` of the same in new namespaces", plain)
+    figures("`criu restore` of the same in new namespaces", plain)
 
 
 def main():
     count, mib = int(sys.argv[1]) if len(sys.argv) > 1 else 200, int(sys.argv[2]) if len(sys.argv) > 2 else 100
     with harness.Scenario("bench-activate", seconds=1200, verbose=False) as t:
+        print(report.machine(), flush=True)
         parked(t, count)
         cached(t, mib, 10)
+    report.table(("milliseconds", "p50", "p99", "least", "of"), ROWS)
 
 
 if __name__ == "__main__":

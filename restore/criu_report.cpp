@@ -56,7 +56,8 @@ std::string criu_telling_lines(const std::string& log) {
   }
   // What an operator can do about it.
   if (out.find("Can't get rlimit") != std::string::npos)
-    out += " (a process runs as another user: its limits can be read with CAP_SYS_RESOURCE only)";
+    out += " (a process runs as another user: its limits can be read with CAP_SYS_RESOURCE, or by the CRIU that "
+           "scripts/setup.sh builds)";
   return out;
 }
 

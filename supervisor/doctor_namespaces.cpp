@@ -172,7 +172,7 @@ void probe_capabilities(const ProbeSink& sink) {
       {12, "NET_ADMIN", Need::Handover, "CRIU reads and restores sockets by netlink"},
       {25, "SYS_TIME", Need::Handover, "restored clocks go on"},
       {40, "CHECKPOINT_RESTORE", Need::Extra, "PIDs are chosen (SYS_ADMIN does it too)"},
-      {24, "SYS_RESOURCE", Need::Extra, "images of processes that run as other users; limits above the hard limit"},
+      {24, "SYS_RESOURCE", Need::Extra, "limits above the hard limit; with another CRIU than setup.sh builds, images of other users' processes"},
   };
   std::uint64_t effective = 0;
   std::ifstream status("/proc/self/status");

@@ -1,9 +1,9 @@
 // The program: parses, runs one command, and gives its exit status.
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <string_view>
 
-#include "supervisor/activate_fast.h"
 #include "supervisor/commands/commands.h"
 #include "supervisor/doctor.h"
 #include "supervisor/events.h"
@@ -51,15 +51,8 @@ int run_command(const Invocation& invocation) {
 }  // namespace
 }  // namespace supervise
 
-// Before the constructors of static objects, which touch most of what a start touches.
-extern "C" {
-static void before_all(int argc, char** argv, char** environment) {
-  if (const auto status = supervise::activate_fast(argc, argv, environment)) _exit(*status);
-}
-[[gnu::used, gnu::section(".preinit_array")]] static void (*const run_before_all)(int, char**, char**) = before_all;
-}
-
 int main(int argc, char** argv) {
+  prctl(PR_SET_NAME, "supervise");  // as which it was called (launcher.cpp)
   supervise::InheritedState::record();  // first: the application is to inherit what we did
   // What doctor starts for its smoke test.
   if (argc == 2 && std::string_view(argv[1]) == "doctor-guest") return supervise::doctor_guest();

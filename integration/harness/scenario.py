@@ -232,7 +232,7 @@ class Scenario:
     def environment(self, extra):
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         base = {"PATH": path, "LANG": "C.UTF-8", "HOME": "/root", "TERM": "xterm", "SUPERVISE_SCENARIO": self.marker}
-        for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "CRIU_BIN"):
+        for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "CRIU_BIN", "SUPERVISE_CRIU"):
             if name in os.environ:
                 base[name] = os.environ[name]
         return {**base, **(extra or {})}

@@ -8,6 +8,9 @@ CRIU_SUITES=(sid forky)
 # folder of root's own: /dev/shm itself is writable for everyone.
 CRIU_RUNDIR=${SUPERVISE_CRIU_RUNDIR:-/dev/shm/supervise}
 
+# Each is applied to the source. One that no longer fits is left out: it widens what CRIU can do here.
+CRIU_PATCHES=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/criu-patches
+
 sha256_of() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 # Prints "URI KEYRING" of the host's configured Debian mirrors, best first, the default last.
@@ -139,17 +142,18 @@ fetch_criu() {
   rm -rf "$apt_dir" "$cache"/criu.newer.tar*
 }
 
-# Names one build: another source, prefix, run folder or release of the host is another build.
+# Names one build: another source, patch, prefix, run folder or release of the host is another build.
 criu_build_key() {
   local cache=$1 prefix=$2 host
   host=$(. /etc/os-release && printf '%s%s' "${ID:-}" "${VERSION_ID:-}")
-  printf '%s %s %s %s\n' "$(<"$cache/criu.orig.sha256")" "$prefix" "$CRIU_RUNDIR" "$host"
+  printf '%s %s %s %s %s\n' "$(<"$cache/criu.orig.sha256")" "$(cat "$CRIU_PATCHES"/*.patch | sha256sum | cut -c 1-16)" \
+    "$prefix" "$CRIU_RUNDIR" "$host"
 }
 
 # build_criu CACHE PREFIX: builds once per key and installs into PREFIX; PREFIX/.supervise-build
 # holds the key and is written last.
 build_criu() {
-  local cache=$1 prefix=$2 key tree cc=gcc
+  local cache=$1 prefix=$2 key tree change cc=gcc
   local stamp=$prefix/.supervise-build
   if [[ -s $cache/criu.orig.sha256 && -x $prefix/sbin/criu && -s $stamp &&
     $(<"$stamp") == "$(criu_build_key "$cache" "$prefix")" ]]; then
@@ -167,6 +171,11 @@ build_criu() {
     mkdir -p "$tree"
     tar -xf "$cache/criu.orig.tar" --strip-components=1 -C "$tree" ||
       die "cannot unpack $cache/criu.orig.tar" "is the disk full? remove it and run this again"
+    for change in "$CRIU_PATCHES"/*.patch; do
+      patch --batch --forward --dry-run -s -p1 -d "$tree" -i "$change" >"$cache/criu-patch.log" 2>&1 &&
+        patch --batch --forward -s -p1 -d "$tree" -i "$change" >>"$cache/criu-patch.log" 2>&1 ||
+        warn "${change##*/} does not fit this CRIU and is left out (log: $cache/criu-patch.log)"
+    done
     CCACHE_DIR=$cache/ccache run_logged "$cache/criu-build.log" 1200 \
       make -C "$tree" -j2 "${vars[@]}" criu lib || die "CRIU could not be built" \
       "read $cache/criu-build.log"

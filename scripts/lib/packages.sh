@@ -2,7 +2,7 @@
 # An entry is PACKAGE, or PACKAGE=COMMAND when any provider of COMMAND will do.
 
 PACKAGES_CRIU=(
-  build-essential ccache pkg-config xz-utils python3
+  build-essential ccache patch pkg-config xz-utils python3
   libprotobuf-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
   libnl-3-dev libcap-dev libnet1-dev libbsd-dev uuid-dev libnftables-dev libgnutls28-dev
 )
