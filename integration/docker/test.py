@@ -20,7 +20,10 @@ ZOMBIES = "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z '; true"
 
 def make_docker(t):
     criu = needs.criu_binary()
+    # The command is a small program that runs the one which belongs to it.
+    main_program = Path(t.supervise_binary()).resolve().parent.parent / "libexec/supervise/supervise-main"
     programs = {"/usr/local/bin/supervise": t.supervise_binary(), "/usr/local/bin/criu": criu,
+                "/usr/local/libexec/supervise/supervise-main": main_program,
                 "/usr/local/bin/writer": t.guest_path("writer"), "/usr/local/bin/faultdisk": t.tool("faultdisk")}
     base = engine.base_image(t, engine.runtime_packages(programs.values()))
     docker = engine.Docker(t)
