@@ -21,6 +21,8 @@ class ImageReceiver {
   Status start(Events& events, const std::string& app_dir, const std::string& app, const std::function<void()>& in_child);
   std::string where() const;  // HOST:PORT with the port that it got
   Helper& process() { return helper_; }
+  // In a forked child that may outlive the standby: the address must be free then.
+  void close_listeners() { listeners_.clear(); }
 
  private:
   NetAddress address_;

@@ -129,6 +129,11 @@ void Standby::let_go_in_child() {
   for (auto& [id, held] : copies_) held.copy->forget();
 }
 
+void Standby::outlive_in_child() {
+  if (receiver_) receiver_->close_listeners();
+  let_go_in_child();
+}
+
 std::optional<int> Standby::serve_signals() {
   signalfd_siginfo info;
   while (read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
@@ -354,7 +359,7 @@ void Standby::start_copy(const SeenImage& image) {
   plan.generation = image.generation;
   plan.level = options_.ready;
   plan.verified = verified_.contains(image.stamp);
-  auto copy = Copy::start(options_, events_, plan, [this] { let_go_in_child(); });
+  auto copy = Copy::start(options_, events_, plan, [this] { outlive_in_child(); });
   if (!copy) {
     events_.warn("standby.retry", copy.error().message());
     if (++failures_[image.stamp] >= kTries) refuse(image, copy.error().message());

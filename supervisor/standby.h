@@ -52,6 +52,7 @@ class Standby {
   // standby.cpp
   void wait_for_events();
   void let_go_in_child();
+  void outlive_in_child();  // for a child that does not end with us
   std::optional<int> serve_signals();
   std::optional<int> serve_store();
   void serve_claims();

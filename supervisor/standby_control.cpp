@@ -267,7 +267,7 @@ void Standby::run_on_activate(const Held& held) {
   if (pid < 0) events_.warn("standby.on_activate", errno_error("fork").message());
   if (pid > 0) hooks_.insert(pid);
   if (pid != 0) return;
-  let_go_in_child();
+  outlive_in_child();
   setsid();
   auto end = run_host_command(options_.on_activate,
                               {"SUPERVISE_NAME=" + options_.name, "SUPERVISE_IMAGE=" + held.copy->plan().image,

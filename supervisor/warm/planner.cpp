@@ -13,7 +13,7 @@ namespace {
 constexpr std::uint64_t kPollShare = 10;  // per cent
 constexpr int kLoops = 2;                 // returns to the same place that make a loop
 constexpr int kLoopSettles = 3;           // a loop must be watched for so many settle times
-constexpr int kHomeShare = 60;            // per cent of the time that a loop spends in its wait
+constexpr int kHomeShare = 60;            // per cent of its own time that a loop spends in its wait
 
 bool same_place(const WaitSample& a, const WaitSample& b) {
   return a.nr == b.nr && a.sp == b.sp && a.pc == b.pc && a.kind == b.kind;
@@ -47,21 +47,32 @@ Loop find_loop(const std::deque<WaitSample>& samples) {
   for (auto home = samples.begin(); home != samples.end(); ++home) {
     if (home->kind != WaitKind::Event && home->kind != WaitKind::Timed && home->kind != WaitKind::Sleep) continue;
     if (std::any_of(samples.begin(), home, [&](const WaitSample& s) { return same_place(s, *home); })) continue;
-    Clock::duration there{};
+    // Its own time is what it spends in its wait, or else uses. Not what others make it wait for: another
+    // thread (which is judged by itself), a CPU, the supervisor that serves its calls. A look often comes
+    // right when one was served, and would count for all the time until the next.
+    Clock::duration there{}, others{};
     int returns = 0;
     const WaitSample* before = nullptr;
     for (auto it = home; it != samples.end(); ++it) {
-      if (!same_place(*it, *home)) continue;
-      if (std::next(it) != samples.end()) there += std::next(it)->at - it->at;
+      const auto next = std::next(it);
+      const bool at_home = same_place(*it, *home);
+      if (next != samples.end()) {
+        const Clock::duration stay = next->at - it->at;
+        const Clock::duration used = std::chrono::nanoseconds(next->cpu_ns - std::min(it->cpu_ns, next->cpu_ns));
+        if (at_home) there += stay;
+        else if (it->kind == WaitKind::Event) others += stay;
+        else if (it->kind == WaitKind::Running) others += stay - std::min(stay, used);
+      }
+      if (!at_home) continue;
       if (before && before->switches != it->switches) ++returns;
       before = &*it;
     }
     if (loop.home && there <= most) continue;
     most = there;
     const auto watched = samples.back().at - home->at;
-    const auto watched_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(watched).count());
-    loop = {&*home, watched, returns, (samples.back().cpu_ns - home->cpu_ns) * 100 <= watched_ns * kPollShare,
-            there * 100 >= watched * kHomeShare};
+    const auto own_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(watched - others).count());
+    loop = {&*home, watched, returns, (samples.back().cpu_ns - home->cpu_ns) * 100 <= own_ns * kPollShare,
+            there * 100 >= (watched - others) * kHomeShare};
   }
   return loop;
 }

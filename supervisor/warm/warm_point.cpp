@@ -1,5 +1,7 @@
 #include "supervisor/warm/warm_point.h"
 
+#include <random>
+
 #include "supervisor/warm/sampler.h"
 #include "tracer/proc_info.h"
 
@@ -63,10 +65,9 @@ WarmPoint::Tick WarmPoint::tick(const std::map<pid_t, Task>& tasks) {
     auto& own = samples[tid] = std::move(samples_[tid]);
     if (!view.held) {
       // A stop that the supervisor is about to serve is no wait.
-      WaitSample sample;
-      sample.at = Clock::now();
-      if (task.state == RunState::Running) sample = sample_thread(tid);
-      else if (task.state == RunState::Listening) {
+      WaitSample sample = sample_thread(tid);
+      if (task.state != RunState::Running) sample.kind = WaitKind::Running;
+      if (task.state == RunState::Listening) {
         sample.kind = WaitKind::Stopped;
         sample.detail = "stopped by job control";
       }
@@ -82,7 +83,9 @@ WarmPoint::Tick WarmPoint::tick(const std::map<pid_t, Task>& tasks) {
   tick.plan = plan_warm(views, rules_, {now, first_held_}, listening);
   if (!tick.release.empty()) tick.plan.answer = WarmPlan::Wait;
   last_ = tick.plan;
-  next_ = now + std::max<Clock::duration>(kLeastPause, (now - began) * kPauseShare);
+  // Uneven pauses: even ones can keep step with a loop of the application, and always see the same of it.
+  static std::minstd_rand random;
+  next_ = now + std::max<Clock::duration>(kLeastPause, (now - began) * kPauseShare) * (100 + random() % 60) / 100;
   return tick;
 }
 

@@ -99,8 +99,29 @@ TEST(WarmPlanner, ALoopMayDoSomethingBetweenItsWaits) {
   // Most of the time elsewhere: no loop around this wait.
   ThreadView busy;
   for (int i = 0; i < 60; ++i)
-    add_sample(busy.samples, sample(i * 20, i % 3 ? WaitKind::Running : WaitKind::Sleep, static_cast<std::uint64_t>(i)));
+    add_sample(busy.samples, sample(i * 20, i % 3 ? WaitKind::Disk : WaitKind::Sleep, static_cast<std::uint64_t>(i)));
   EXPECT_FALSE(done(busy, 1180));
+}
+
+TEST(WarmPlanner, ALoopThatOthersKeepFromItsWaitIsOne) {
+  // Of each 100 ms 30 in its wait, then two looks at something else.
+  const auto loop = [](WaitKind second, WaitKind third, std::uint64_t cpu_us) {
+    ThreadView v;
+    std::uint64_t cpu = 0, n = 0;
+    for (int i = 0; i < 3000; i += 100, ++n) {
+      add_sample(v.samples, sample(i, WaitKind::Sleep, n, cpu, 7));
+      add_sample(v.samples, sample(i + 30, second, n, cpu, 8));
+      cpu += cpu_us;
+      add_sample(v.samples, sample(i + 70, third, n, cpu, 9));
+    }
+    add_sample(v.samples, sample(3000, WaitKind::Sleep, n, cpu, 7));
+    return done(v, 3000);
+  };
+  EXPECT_TRUE(loop(WaitKind::Running, WaitKind::Running, 100)) << "it has no CPU, or is being served";
+  EXPECT_TRUE(loop(WaitKind::Running, WaitKind::Event, 100)) << "another thread's answer";
+  EXPECT_FALSE(loop(WaitKind::Running, WaitKind::Running, 9000)) << "it computes, in the little time that it gets";
+  EXPECT_FALSE(loop(WaitKind::Running, WaitKind::Disk, 100));
+  EXPECT_FALSE(loop(WaitKind::Running, WaitKind::Timed, 100)) << "another wait";
 }
 
 TEST(WarmPlanner, OneSleepIsNoLoop) {
