@@ -2,9 +2,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <set>
 
+#include "restore/criu_image.h"
 #include "restore/file_drift.h"
 #include "restore/image_layout.h"
 #include "restore/image_store.h"
@@ -16,20 +16,8 @@ namespace supervise {
 namespace {
 
 constexpr const char* kFilesImg = "files.img";
-constexpr std::uint32_t kCommonMagic = 0x54564319;  // CRIU's criu/include/magic.h
-constexpr std::uint32_t kFilesMagic = 0x56303138;
 constexpr std::uint32_t kEntryReg = 3;              // file_entry.reg
 constexpr std::uint32_t kRegName = 6, kRegSize = 8; // reg_file_entry
-
-std::uint32_t word_at(std::string_view bytes, std::size_t at) {
-  std::uint32_t w = 0;
-  memcpy(&w, bytes.data() + at, sizeof w);
-  return w;
-}
-
-Error malformed(std::size_t at) {
-  return plain_error(fmt::format("{}: not what CRIU writes, at byte {}", kFilesImg, at));
-}
 
 // The entry with its size taken out when it is one of the paths.
 std::optional<std::string> patched_entry(std::string_view entry, const std::set<std::string>& paths,
@@ -63,22 +51,16 @@ std::optional<std::string> patched_entry(std::string_view entry, const std::set<
 
 Result<std::string> files_img_without_sizes(const std::string& bytes,
                                             const std::vector<std::string>& paths) {
-  if (bytes.size() < 8 || word_at(bytes, 0) != kCommonMagic || word_at(bytes, 4) != kFilesMagic) {
-    return malformed(0);
-  }
   std::set<std::string> wanted(paths.begin(), paths.end()), found;
-  std::string out = bytes.substr(0, 8);
-  for (std::size_t at = 8; at < bytes.size();) {
-    if (bytes.size() - at < 4) return malformed(at);
-    std::uint32_t size = word_at(bytes, at);
-    if (size > bytes.size() - at - 4) return malformed(at);
-    auto entry = patched_entry(std::string_view(bytes).substr(at + 4, size), wanted, found);
-    if (!entry) return malformed(at);
-    auto length = static_cast<std::uint32_t>(entry->size());
+  std::string out = bytes.substr(0, kImageHead);
+  RETURN_IF_ERROR(for_each_entry(kFilesImg, bytes, kFilesMagic, [&](std::string_view whole) {
+    const auto entry = patched_entry(whole, wanted, found);
+    if (!entry) return false;
+    const auto length = static_cast<std::uint32_t>(entry->size());
     out.append(reinterpret_cast<const char*>(&length), sizeof length);
     out += *entry;
-    at += 4 + size;
-  }
+    return true;
+  }));
   for (const auto& path : wanted) {
     if (!found.contains(path)) {
       return plain_error(fmt::format("{}: the image does not have {} open", kFilesImg, path));

@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
+#include "restore/criu_image.h"
 #include "restore/image_layout.h"
 #include "restore/image_store.h"
 #include "restore/protobuf_walk.h"
@@ -17,7 +17,7 @@
 namespace supervise {
 namespace {
 
-constexpr std::uint32_t kCommonMagic = 0x54564319, kFilesMagic = 0x56303138;
+constexpr std::uint32_t kRemapMagic = 0x59133954;          // remap-fpath.img
 constexpr std::uint32_t kReg = 3, kInet = 4, kUnix = 16;  // of file_entry
 constexpr std::uint64_t kTcpListen = 10;                  // net/tcp_states.h; unix sockets use it too
 
@@ -59,38 +59,25 @@ void add_unix(const Fields& f, ImageNeeds& needs) {
 }  // namespace
 
 Result<ImageNeeds> needs_in_files_img(const std::string& bytes) {
-  const auto word_at = [&](std::size_t at) {
-    std::uint32_t w = 0;
-    memcpy(&w, bytes.data() + at, sizeof w);
-    return w;
-  };
-  const auto malformed = [](std::size_t at) {
-    return plain_error(fmt::format("files.img: not what CRIU writes, at byte {}", at));
-  };
-  if (bytes.size() < 8 || word_at(0) != kCommonMagic || word_at(4) != kFilesMagic) return malformed(0);
   ImageNeeds needs;
-  for (std::size_t at = 8; at < bytes.size();) {
-    if (bytes.size() - at < 4 || word_at(at) > bytes.size() - at - 4) return malformed(at);
-    const std::uint32_t size = word_at(at);
-    const auto entry = proto_fields(std::string_view(bytes).substr(at + 4, size));
-    if (!entry) return malformed(at);
+  RETURN_IF_ERROR(for_each_entry("files.img", bytes, kFilesMagic, [&](std::string_view whole) {
+    const auto entry = proto_fields(whole);
+    if (!entry) return false;
     for (const auto& f : *entry) {
       if (f.number != kReg && f.number != kInet && f.number != kUnix) continue;
       const auto fields = proto_fields(f.bytes);
-      if (!fields) return malformed(at);
+      if (!fields) return false;
       if (f.number == kInet) add_inet(*fields, needs);
       if (f.number == kUnix) add_unix(*fields, needs);
       const ProtoField* name = proto_find(*fields, 6);
-      if (f.number == kReg && name && (number(*fields, 2) & O_ACCMODE) != O_RDONLY)
-        needs.written.emplace_back(name->bytes);
-      if (f.number == kReg && name) {
-        ImageRegular file{std::string(name->bytes), number(*fields, 1), {}};
-        if (const ProtoField* bytes_of = proto_find(*fields, 8)) file.size = bytes_of->value;
-        needs.files.push_back(std::move(file));
-      }
+      if (f.number != kReg || !name) continue;
+      if ((number(*fields, 2) & O_ACCMODE) != O_RDONLY) needs.written.emplace_back(name->bytes);
+      ImageRegular file{std::string(name->bytes), number(*fields, 1), {}};
+      if (const ProtoField* bytes_of = proto_find(*fields, 8)) file.size = bytes_of->value;
+      needs.files.push_back(std::move(file));
     }
-    at += 4 + size;
-  }
+    return true;
+  }));
   return needs;
 }
 
@@ -101,13 +88,11 @@ Result<ImageNeeds> image_needs(const std::string& image_dir) {
   // Deleted files and the like are made anew from the image: remap_file_path_entry.orig_id.
   if (auto remaps = read_small_file(image_dir + "/remap-fpath.img")) {
     std::set<std::uint64_t> own;
-    for (std::size_t at = 8; at + 4 <= remaps->size();) {
-      std::uint32_t size = 0;
-      memcpy(&size, remaps->data() + at, sizeof size);
-      if (size > remaps->size() - at - 4) break;
-      if (const auto entry = proto_fields(std::string_view(*remaps).substr(at + 4, size))) own.insert(number(*entry, 1));
-      at += 4 + size;
-    }
+    RETURN_IF_ERROR(for_each_entry("remap-fpath.img", *remaps, kRemapMagic, [&](std::string_view whole) {
+      const auto entry = proto_fields(whole);
+      if (entry) own.insert(number(*entry, 1));
+      return entry.has_value();
+    }));
     std::erase_if(needs->files, [&](const ImageRegular& f) { return own.contains(f.id); });
   }
   return needs;

@@ -175,6 +175,16 @@ Result<std::optional<Commit>> Ownership::committed(const std::string& image_dir)
   return read_record<Commit>(commit_file(image_dir));
 }
 
+Result<std::string> Ownership::newest_committed() const {
+  ASSIGN_OR_RETURN(const ImageStore store, ImageStore::open(parent_of(dir_), name_of(dir_), false));
+  ASSIGN_OR_RETURN(const auto images, store.list());
+  for (auto image = images.rbegin(); image != images.rend(); ++image) {
+    ASSIGN_OR_RETURN(const auto commit, committed(image->dir));
+    if (commit) return image->dir;
+  }
+  return std::string();
+}
+
 Status Ownership::claim(const std::string& image_dir, std::uint64_t epoch, bool even_if_it_ran) {
   RETURN_IF_ERROR(fault_point("claim.before"));
   const std::string path = claim_file(image_dir);
@@ -235,8 +245,12 @@ Result<std::optional<Claim>> Ownership::claimed(const std::string& image_dir) co
 }
 
 Result<int> Ownership::claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner,
-                                  int from) {
+                                  int from, const std::string& prepared) {
   RETURN_IF_ERROR(fault_point("slot.before"));
+  if (!prepared.empty() && link(prepared.c_str(), claim_file(image_dir, from).c_str()) == 0) {
+    RETURN_IF_ERROR(fault_point("slot.linked"));
+    return from;
+  }
   ASSIGN_OR_RETURN(const std::uint64_t now, epoch());
   const std::string text = json_io::write_object(Claim{now, owner, kClaimed, unix_now_ns(), 0});
   Error last = plain_error(fmt::format("image {}: no instance is allowed", image_dir));
@@ -264,6 +278,11 @@ Result<int> Ownership::claim_slot(const std::string& image_dir, int slots, const
     }
   }
   return last;
+}
+
+Result<std::string> Ownership::prepare_slot(const std::string& image_dir, const HostIdentity& owner) {
+  ASSIGN_OR_RETURN(const std::uint64_t now, epoch());
+  return write_temp_file(claim_file(image_dir), json_io::write_object(Claim{now, owner, kClaimed, unix_now_ns(), 0}), false);
 }
 
 Status Ownership::update_slot(const std::string& image_dir, int slot, const Claim& claim) {

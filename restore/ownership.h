@@ -61,6 +61,9 @@ class Ownership {
   // commit. EBUSY: too late, a successor has it, so it is committed.
   Status retract(const std::string& image_dir);
   Result<std::optional<Commit>> committed(const std::string& image_dir) const;
+  // The newest image that is committed: who claimed that one has the application, whatever images were
+  // made since. Empty: none is.
+  Result<std::string> newest_committed() const;
 
   // Successor, after it has seen committed(); it reads committed() once more afterwards, since the
   // origin may have taken the commit back in between. EBUSY names the owner when somebody alive (or on
@@ -78,8 +81,11 @@ class Ownership {
   // claim-N.json). Claims the first that is to be had of 1..slots, looking from `from` on, for `owner`,
   // a process of this host, in state "claimed", and returns it. Other hosts see the claim, but it is not durable before
   // update_slot(). EBUSY or EALREADY name the owner of the last slot.
+  // `prepared`: a file of prepare_slot(), which saves the time to write one; the caller removes it.
   Result<int> claim_slot(const std::string& image_dir, int slots, const HostIdentity& owner,
-                         int from = 1);
+                         int from = 1, const std::string& prepared = "");
+  // Writes what a claim of `owner` will be. It claims nothing.
+  Result<std::string> prepare_slot(const std::string& image_dir, const HostIdentity& owner);
   // Owner only, durable.
   Status update_slot(const std::string& image_dir, int slot, const Claim& claim);
   Status release_slot(const std::string& image_dir, int slot, const HostIdentity& owner);

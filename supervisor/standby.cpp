@@ -214,6 +214,7 @@ void Standby::on_news(Held& held, const CopyNews& news) {
       held.view.state = CopyState::Ready;
       held.copy->since = Clock::now();
       verified_.insert(held.stamp);
+      claims_.prepare(claim_order(held));
       if (!news.clash.empty() && options_.instances > 1 && !most_.contains(held.view.generation)) {
         most_[held.view.generation] = 1;
         events_.warn("standby.one_instance",

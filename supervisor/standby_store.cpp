@@ -19,6 +19,7 @@
 #include "restore/image_store.h"
 #include "restore/rendezvous.h"
 #include "supervisor/base/fault_point.h"
+#include "supervisor/base/scope_exit.h"
 #include "supervisor/resume.h"
 
 namespace supervise {
@@ -212,7 +213,19 @@ class Watcher {
   std::string criu_;
 };
 
-json claim_now(Ownership& ownership, const json& order) {
+// What was written for claims that have not been made yet, by image and owner.
+using Prepared = std::map<std::string, std::string>;
+
+std::string key_of(const json& order) { return order.at("image").get<std::string>() + " " + order.at("owner").get<std::string>(); }
+
+void prepare_now(Ownership& ownership, const json& order, Prepared& prepared) {
+  auto owner = identity_from_json("owner", order.at("owner").get<std::string>());
+  if (!owner) return;
+  // Without it a claim takes a little longer, and its failure is told then.
+  if (auto file = ownership.prepare_slot(order.at("image").get<std::string>(), *owner)) prepared[key_of(order)] = *file;
+}
+
+json claim_now(Ownership& ownership, const json& order, const std::string& prepared) {
   for (const auto& [file, size] : order.at("files").get<std::vector<std::pair<std::string, std::uint64_t>>>()) {
     struct stat st{};
     if (stat(file.c_str(), &st) != 0)
@@ -225,7 +238,7 @@ json claim_now(Ownership& ownership, const json& order) {
   auto owner = identity_from_json("owner", order.at("owner").get<std::string>());
   if (!owner) return {{"why", owner.error().message()}};
   auto slot = ownership.claim_slot(order.at("image").get<std::string>(), order.at("slots").get<int>(), *owner,
-                                   order.at("from").get<int>());
+                                   order.at("from").get<int>(), prepared);
   if (slot) return {{"slot", *slot}};
   const int err = slot.error().err;
   return {{"taken", err == EBUSY || err == EALREADY}, {"why", slot.error().message()}};
@@ -248,6 +261,10 @@ Status update_now(Ownership& ownership, const json& order) {
 
 int serve_claims(Events& events, const std::string& dir, int line) {
   Ownership ownership(dir);
+  Prepared prepared;
+  ScopeExit tidy([&] {
+    for (const auto& [key, file] : prepared) unlink(file.c_str());
+  });
   std::vector<char> text(kLongest);
   for (;;) {
     const ssize_t n = recv(line, text.data(), text.size(), 0);
@@ -259,8 +276,14 @@ int serve_claims(Events& events, const std::string& dir, int line) {
         if (auto s = update_now(ownership, order); !s) events.warn("standby.claim", s.error().message());
         continue;
       }
-      const std::string answer = dumped(claim_now(ownership, order));
+      if (order.contains("prepare")) {
+        prepare_now(ownership, order, prepared);
+        continue;
+      }
+      const auto ready = prepared.extract(key_of(order));
+      const std::string answer = dumped(claim_now(ownership, order, ready ? ready.mapped() : ""));
       (void)!send(line, answer.data(), answer.size(), MSG_NOSIGNAL);
+      if (ready) unlink(ready.mapped().c_str());
     } catch (const json::exception& e) {
       events.warn("standby.claim", e.what());
     }
@@ -319,6 +342,10 @@ Status StoreClaims::start(Events& events, const std::string& app_dir, const std:
 bool StoreClaims::claim(const ClaimOrder& order) {
   return helper_.send_text(dumped({{"image", order.image}, {"slots", order.slots}, {"from", order.from},
                                    {"owner", identity_to_json(order.owner)}, {"files", order.files}}));
+}
+
+void StoreClaims::prepare(const ClaimOrder& order) {
+  helper_.send_text(dumped({{"prepare", true}, {"image", order.image}, {"owner", identity_to_json(order.owner)}}));
 }
 
 std::optional<ClaimAnswer> StoreClaims::read_answer() {

@@ -54,6 +54,8 @@ struct ClaimAnswer {
 class StoreClaims {
  public:
   Status start(Events& events, const std::string& app_dir, const std::function<void()>& in_child);
+  // A copy is ready: what its claim needs is written now.
+  void prepare(const ClaimOrder& order);
   // One at a time; the answer comes by read_answer().
   bool claim(const ClaimOrder& order);
   std::optional<ClaimAnswer> read_answer();
