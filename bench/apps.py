@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration/war
 import applications  # noqa: E402
 
 STORE = "/srv/shared/images"
-HEAD = ("application", "cold, ms", "parked, ms", "of it the command", "cached, ms", "of it the command", "cold / parked", "cold / cached", "image, MiB",
-        "threads stood, ms", "memory parked, MiB", "memory cached, MiB")
+HEAD = ("application", "cold, ms", "parked, ms", "of it the command", "cached, ms", "of it the command", "cold / parked",
+        "cold / cached", "image, MiB", "threads stood, ms", "memory parked, MiB", "memory cached, MiB")
 
 
 def pss_mib(host):

@@ -30,8 +30,9 @@ def supervise():
 
 
 def prefix(mode, directory):
-    return {"native": [], "strace": ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "--"],
-            "supervise": [supervise(), "run", "--name", "overhead", "--log-level", "error", "--path", f"data={directory}", "--"]}[mode]
+    if mode == "supervise":
+        return [supervise(), "run", "--name", "overhead", "--log-level", "error", "--path", f"data={directory}", "--"]
+    return ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "--"] if mode == "strace" else []
 
 
 class Workload:
@@ -62,12 +63,12 @@ class Redis(Workload):
 
     def once(self, mode, directory):
         socket = f"{directory}/socket"
-        server = subprocess.Popen([*prefix(mode, directory), "redis-server", "--port", "0", "--unixsocket", socket, "--dir", str(directory), "--save", "",
-                                   "--appendonly", "yes", "--appendfsync", "everysec", "--logfile", ""], cwd=directory,
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen([*prefix(mode, directory), "redis-server", "--port", "0", "--unixsocket", socket, "--dir",
+                                   str(directory), "--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--logfile", ""],
+                                  cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            ping = lambda: subprocess.run(["redis-cli", "-s", socket, "ping"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                                          timeout=30, check=False).stdout == "PONG\n"
+            ping = lambda: subprocess.run(["redis-cli", "-s", socket, "ping"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                          text=True, timeout=30, check=False).stdout == "PONG\n"
             system.wait_until(ping, 30, "redis answers", pause=0.05)
             began = time.monotonic()
             subprocess.run(["redis-benchmark", "-s", socket, "-q", *self.line.split()], check=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
@@ -81,15 +82,23 @@ class Redis(Workload):
                 server.wait(30)
 
 
-TREE = "mkdir -p tree; for d in 1 2 3 4 5 6 7 8 9 10; do mkdir tree/$d; for f in $(seq 1 100); do head -c 6000 /dev/zero >tree/$d/$f; done; done"
-SOURCES = r"""for i in 1 2 3 4 5 6 7 8; do printf '#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\nint f%d(int n) { return printf("%%d", n) + abs(n); }\n' $i >f$i.c; done
-printf 'all: %s\n%%.o: %%.c\n\tgcc -O2 -c $<\n' "$(for i in 1 2 3 4 5 6 7 8; do printf 'f%d.o ' $i; done)" >Makefile"""
+TREE = """mkdir tree
+for d in $(seq 1 10); do mkdir tree/$d; for f in $(seq 1 100); do head -c 6000 /dev/zero >tree/$d/$f; done; done"""
+SOURCES = r"""for i in $(seq 1 8); do
+  printf '#include <stdio.h>\n#include <stdlib.h>\nint f%d(int n) { return printf("%%d", n) + abs(n); }\n' $i >f$i.c
+done
+printf 'all: %s\n%%.o: %%.c\n\tgcc -O2 -c $<\n' "$(for i in $(seq 1 8); do printf 'f%d.o ' $i; done)" >Makefile"""
+SHA256 = """/usr/bin/python3 -c '
+import hashlib
+h = hashlib.sha256()
+for i in range(400): h.update(bytes(1 << 20))'"""
 INSERTS = ("(echo 'create table t(a, b);'; for i in $(seq 1 {n}); do echo \"insert into t values ($i, 'some text');\"; done) "
            ">inserts.sql")
 WORKLOADS = (
-    Workload("computing: sha256 of 400 MiB in Python", "python3", "/usr/bin/python3 -c 'import hashlib\nh = hashlib.sha256()\nfor i in range(400): h.update(bytes(1 << 20))'"),
+    Workload("computing: sha256 of 400 MiB in Python", "python3", SHA256),
     Workload("sqlite: 300 inserts, each synced", "sqlite3", "sqlite3 base <inserts.sql", INSERTS.format(n=300)),
-    Workload("sqlite: 20,000 inserts in one transaction", "sqlite3", "(echo 'begin;'; cat inserts.sql; echo 'commit;') | sqlite3 base", INSERTS.format(n=20000)),
+    Workload("sqlite: 20,000 inserts in one transaction", "sqlite3",
+             "(echo 'begin;'; cat inserts.sql; echo 'commit;') | sqlite3 base", INSERTS.format(n=20000)),
     Workload("dd: read 64 MiB by 4 KiB, cached", "dd", "dd if=file of=/dev/null bs=4k", "head -c 67108864 /dev/zero >file; sync file"),
     Workload("dd: read 512 MiB by 1 MiB, cached", "dd", "dd if=file of=/dev/null bs=1M", "head -c 536870912 /dev/zero >file; sync file"),
     Workload("dd: write 64 MiB by 4 KiB, synced at the end", "dd", "dd if=/dev/zero of=file bs=4k count=16384 conv=fsync"),

@@ -128,12 +128,11 @@ class Receiver {
 
   Result<Reply> state() {
     Reply reply;
-    ASSIGN_OR_RETURN(const ImageStore store, open_store());
-    ASSIGN_OR_RETURN(const auto newest, store.newest());
-    if (newest) {
-      reply.image = name_of(newest->dir);
-      ASSIGN_OR_RETURN(const auto commit, ownership_.committed(newest->dir));
-      ASSIGN_OR_RETURN(const auto claim, ownership_.claimed(newest->dir));
+    ASSIGN_OR_RETURN(const std::string image, ownership_.newest_committed());
+    if (!image.empty()) {
+      reply.image = name_of(image);
+      ASSIGN_OR_RETURN(const auto commit, ownership_.committed(image));
+      ASSIGN_OR_RETURN(const auto claim, ownership_.claimed(image));
       if (commit) reply.commit.push_back(*commit);
       if (claim) reply.claim.push_back(*claim);
     }

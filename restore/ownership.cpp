@@ -175,6 +175,16 @@ Result<std::optional<Commit>> Ownership::committed(const std::string& image_dir)
   return read_record<Commit>(commit_file(image_dir));
 }
 
+Result<std::string> Ownership::newest_committed() const {
+  ASSIGN_OR_RETURN(const ImageStore store, ImageStore::open(parent_of(dir_), name_of(dir_), false));
+  ASSIGN_OR_RETURN(const auto images, store.list());
+  for (auto image = images.rbegin(); image != images.rend(); ++image) {
+    ASSIGN_OR_RETURN(const auto commit, committed(image->dir));
+    if (commit) return image->dir;
+  }
+  return std::string();
+}
+
 Status Ownership::claim(const std::string& image_dir, std::uint64_t epoch, bool even_if_it_ran) {
   RETURN_IF_ERROR(fault_point("claim.before"));
   const std::string path = claim_file(image_dir);

@@ -61,6 +61,9 @@ class Ownership {
   // commit. EBUSY: too late, a successor has it, so it is committed.
   Status retract(const std::string& image_dir);
   Result<std::optional<Commit>> committed(const std::string& image_dir) const;
+  // The newest image that is committed: who claimed that one has the application, whatever images were
+  // made since. Empty: none is.
+  Result<std::string> newest_committed() const;
 
   // Successor, after it has seen committed(); it reads committed() once more afterwards, since the
   // origin may have taken the commit back in between. EBUSY names the owner when somebody alive (or on

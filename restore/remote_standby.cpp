@@ -58,7 +58,7 @@ Result<RemoteStandby::State> RemoteStandby::state(Deadline deadline) {
   State state;
   state.level = reply.level;
   state.beats = reply.beats;
-  state.newest = reply.image;
+  state.committed = reply.image;
   if (!reply.commit.empty()) state.commit = reply.commit.front();
   if (!reply.claim.empty()) state.claim = reply.claim.front();
   return state;

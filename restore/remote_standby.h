@@ -33,8 +33,8 @@ class RemoteStandby {
   struct State {
     std::string level;                   // of its newest beat: image, cached, parked
     bool beats = false;                  // a standby process is there and answers
-    std::string newest;                  // newest image that it has; empty: none
-    std::optional<Commit> commit;        // of that image
+    std::string committed;               // the newest committed image; empty: none
+    std::optional<Commit> commit;
     std::optional<Claim> claim;
   };
   Result<State> state(Deadline deadline);

@@ -191,16 +191,16 @@ Result<bool> given_away(const StandbyTarget& target, pid_t dead) {
     ASSIGN_OR_RETURN(auto remote, RemoteStandby::connect(ship.tls, ship.where, ship.app, Deadline::in(kConnect)));
     ASSIGN_OR_RETURN(const auto state, remote.state(Deadline::in(kAnswer)));
     if (!is_ours(state.commit, dead)) return false;
-    return verdict(remote.retract(state.newest, Deadline::in(kAnswer)));
+    return verdict(remote.retract(state.committed, Deadline::in(kAnswer)));
   }
   if (!target.standby.starts_with("dir:")) return false;
   ASSIGN_OR_RETURN(const ImageStore store, ImageStore::open(dir_of(target), target.app, true));
-  ASSIGN_OR_RETURN(const auto newest, store.newest());
-  if (!newest) return false;
   Ownership ownership(store.dir());
-  ASSIGN_OR_RETURN(const auto commit, ownership.committed(newest->dir));
+  ASSIGN_OR_RETURN(const std::string image, ownership.newest_committed());
+  if (image.empty()) return false;
+  ASSIGN_OR_RETURN(const auto commit, ownership.committed(image));
   if (!is_ours(commit, dead)) return false;
-  return verdict(ownership.retract(newest->dir));
+  return verdict(ownership.retract(image));
 }
 
 }  // namespace supervise

@@ -37,7 +37,7 @@ Status check_over_network(const StandbyTarget& target, Events& events) {
   auto state = ask();
   if (state) {
     if (!state->commit) return {};
-    return verdict(target.app, fmt::format("{} at {}", state->newest, target.standby), state->claim);
+    return verdict(target.app, fmt::format("{} at {}", state->committed, target.standby), state->claim);
   }
   if (handed.empty()) {
     events.warn("standby.unreachable", fmt::format("{}: no image gets there before it can be reached",
@@ -56,14 +56,12 @@ Status check_not_elsewhere(const StandbyTarget& target, Events& events) {
   if (!target.standby.starts_with("dir:")) return {};
   auto store = ImageStore::open(target.standby.substr(4), target.app, false);
   if (!store) return {};  // never used yet
-  auto newest = store->newest();
-  if (!newest || !*newest) return {};
-  const std::string& image = (*newest)->dir;
   Ownership ownership(store->dir());
-  auto commit = ownership.committed(image);
-  auto claim = ownership.claimed(image);
-  if (!commit || !*commit || !claim) return {};
-  return verdict(target.app, image, *claim);
+  auto image = ownership.newest_committed();
+  if (!image || image->empty()) return {};
+  auto claim = ownership.claimed(*image);
+  if (!claim) return {};
+  return verdict(target.app, *image, *claim);
 }
 
 Status note_handed_over(const std::string& image_dir, const std::string& standby) {

@@ -8,7 +8,7 @@
 
 namespace supervise {
 
-// Looks at the newest image of the application in the store of `--standby dir:DIR`, or asks the standby at
+// Looks at the newest committed image of the application in the store of `--standby dir:DIR`, or asks the standby at
 // HOST:PORT. EBUSY names the host that has claimed a committed hand-over and has not said that the
 // application ended there. A claim of a process of this host that is gone does not count. A standby that can't
 // be asked stops the start only when this host has handed the application over to it.

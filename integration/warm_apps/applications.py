@@ -133,8 +133,8 @@ class Redis(Application):
         return f"redis on {self.address}: {self.keys:,} keys, {self.mib} MiB of RDB"
 
     def server(self):
-        return ["redis-server", "--port", str(self.port), "--bind", self.address, "--protected-mode", "no", "--dir", self.dir, "--save", "", "--logfile", "",
-                "--rdbcompression", "no", "--enable-debug-command", "yes"]
+        return ["redis-server", "--port", str(self.port), "--bind", self.address, "--protected-mode", "no", "--dir", self.dir,
+                "--save", "", "--logfile", "", "--rdbcompression", "no", "--enable-debug-command", "yes"]
 
     argv = server
 

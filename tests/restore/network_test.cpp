@@ -120,12 +120,12 @@ TEST_F(Network, AnImageArrivesWhole) {
   EXPECT_TRUE(remote->commit("gen-000001", commit, Deadline::in(kLong)).ok()) << "asking twice is harmless";
   const auto state = remote->state(Deadline::in(kLong));
   ASSERT_TRUE(state.ok());
-  EXPECT_EQ(state->newest, "gen-000001");
+  EXPECT_EQ(state->committed, "gen-000001");
   ASSERT_TRUE(state->commit.has_value());
   EXPECT_EQ(state->commit->epoch, 3u);
   EXPECT_FALSE(state->claim.has_value());
   EXPECT_TRUE(remote->retract("gen-000001", Deadline::in(kLong)).ok());
-  EXPECT_FALSE(remote->state(Deadline::in(kLong))->commit.has_value());
+  EXPECT_EQ(remote->state(Deadline::in(kLong))->committed, "");
   // Its answer was lost: the same upload is there.
   auto twice = remote->begin("00ff", arrived, Deadline::in(kLong));
   ASSERT_TRUE(twice.ok());

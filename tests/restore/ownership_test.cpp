@@ -514,5 +514,18 @@ TEST_F(OwnershipTest, ASlotOfADeadProcessThatNeverRanIsTaken) {
   EXPECT_EQ(o.claim_slot(image_, 1, HostIdentity::self()).value_or(0), 1);
 }
 
+TEST_F(OwnershipTest, TheNewestCommittedImageCountsWhateverWasMadeSince) {
+  EXPECT_EQ(own_.newest_committed().value_or("?"), "");
+  for (const char* name : {"gen-000001", "gen-000002", "gen-000003"}) {
+    mkdir((d_ / name).c_str(), 0700);
+    ASSERT_TRUE(write_file_durably(d_ / name + "/manifest.json", "{}").ok());
+  }
+  EXPECT_EQ(own_.newest_committed().value_or("?"), "");
+  ASSERT_TRUE(own_.commit(d_ / "gen-000001", a_commit(1)).ok());
+  EXPECT_EQ(own_.newest_committed().value_or("?"), d_ / "gen-000001");
+  ASSERT_TRUE(own_.commit(d_ / "gen-000002", a_commit(2)).ok());
+  EXPECT_EQ(own_.newest_committed().value_or("?"), d_ / "gen-000002");
+}
+
 }  // namespace
 }  // namespace supervise
