@@ -107,8 +107,10 @@ std::vector<std::string> missing_here(const ImageNeeds& needs, const Manifest& m
       return f.path == p.place || f.path.starts_with(p.place + "/");
     });
     if (elsewhere || !f.path.starts_with('/') || streams.contains(f.path) || !seen.insert(f.path).second) continue;
-    if (f.path.starts_with("/proc/") || f.path.starts_with("/dev/") || f.path.starts_with("/sys/") ||
-        f.path.starts_with("/memfd:") || f.path.starts_with("/SYSV") || f.path == kGenerationFile)
+    // Devices are there on every host; what lies in /dev/shm is a file like others.
+    const bool device = f.path.starts_with("/dev/") && !f.path.starts_with("/dev/shm/");
+    if (device || f.path.starts_with("/proc/") || f.path.starts_with("/sys/") || f.path.starts_with("/memfd:") ||
+        f.path.starts_with("/SYSV") || f.path == kGenerationFile)
       continue;
     struct stat st {};
     if (stat(f.path.c_str(), &st) != 0) {

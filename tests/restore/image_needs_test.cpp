@@ -90,6 +90,17 @@ TEST(ImageNeeds, FilesThatAreWrittenClashBelowStoragePathsOnly) {
   EXPECT_THAT(why_not_twice(needs.value(), {{"data", "/srv/data"}}), ElementsAre(HasSubstr("/srv/data/db")));
 }
 
+TEST(ImageNeeds, FilesThatThisHostLacksAreNamed) {
+  const auto needs = needs_in_files_img(files_img({
+      file(O_RDWR, "/dev/null"), file(O_RDWR, "/dev/no-such-device"), file(O_RDONLY, "/proc/1/none"), file(O_RDONLY, "/srv/data/none"),
+      file(O_RDWR, "/dev/shm/no such segment"), file(O_RDWR, "/tmp/no such file"), file(O_RDWR, "/tmp/no such file"), file(O_RDONLY, "/etc/passwd")}));
+  ASSERT_TRUE(needs.ok());
+  Manifest manifest;
+  manifest.paths.push_back({"data", "/srv/data"});
+  EXPECT_THAT(missing_here(needs.value(), manifest),
+              ElementsAre(HasSubstr("/dev/shm/no such segment"), HasSubstr("/tmp/no such file")));
+}
+
 TEST(ImageNeeds, WhatIsCutShortIsRefused) {
   const auto whole = files_img({file(O_RDWR, "/srv/data/db")});
   for (std::size_t n = 0; n < whole.size(); ++n)
