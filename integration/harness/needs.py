@@ -40,6 +40,12 @@ def _namespaces():
     return None if done.returncode == 0 else f"no namespaces: {done.stderr.strip()}"
 
 
+def _network():
+    done = subprocess.run(["unshare", "--net", "sh", "-c", "ip link add v0 type veth peer name v1 && ip link add b0 type bridge"],
+                          capture_output=True, text=True, timeout=10)
+    return None if done.returncode == 0 else f"no veth or bridge: {done.stderr.strip()}"
+
+
 def _loop():
     return None if os.access("/dev/loop-control", os.R_OK | os.W_OK) else "/dev/loop-control can't be opened"
 
@@ -75,6 +81,7 @@ def missing(need, scenario):
     probes = {
         "root": _root,
         "namespaces": _namespaces,
+        "network": _network,
         "fuse": _fuse,
         "loop": _loop,
         "ext4": lambda: _file_system("ext4", "mkfs.ext4"),

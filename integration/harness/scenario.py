@@ -181,12 +181,12 @@ class Scenario:
     def network(self, *hosts):
         """A private network between hosts: each gets 10.77.0.N, in the order given (N from 1). It goes with them."""
         hub = hosts[0]
-        hub.run(["ip", "link", "add", "hub", "type", "bridge"]) if len(hosts) > 2 else None
         addresses = []
         if len(hosts) == 2:
             self.run(["ip", "link", "add", "net0", "netns", str(hub.pid), "type", "veth", "peer", "name", "net0",
                       "netns", str(hosts[1].pid)])
         else:
+            hub.run(["ip", "link", "add", "hub", "type", "bridge"])
             hub.run(["ip", "link", "set", "hub", "up"])
             for n, host in enumerate(hosts[1:], 2):
                 self.run(["ip", "link", "add", f"port{n}", "netns", str(hub.pid), "type", "veth", "peer", "name", "net0",
