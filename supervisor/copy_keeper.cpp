@@ -1,6 +1,7 @@
 #include "supervisor/copy_keeper.h"
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -47,6 +48,8 @@ class CopyKeeper {
     // is seen before it.
     prctl(PR_SET_PDEATHSIG, 0);
     ready_.kind = CopyNews::Ready;
+    cpu_set_t processors;
+    const bool known = sched_getaffinity(0, sizeof processors, &processors) == 0;
     tell(ready_);
     char message[1 << 14];
     const ssize_t n = wait(message, sizeof message);
@@ -70,6 +73,7 @@ class CopyKeeper {
     awake.woken_unix_ns = woken;
     awake.wake_ms = ms_between(began, Clock::now());
     tell(awake);
+    if (known) sched_setaffinity(0, sizeof processors, &processors);  // Standby::gather
     fault_point("standby.awake").ignore();
     return supervise(std::string(message, static_cast<std::size_t>(n)));
   }

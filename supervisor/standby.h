@@ -73,6 +73,8 @@ class Standby {
   std::string status_json() const;
   void activate(ControlReply reply);
   void begin_next_activation();
+  void gather(const Held& held) const;
+  void scatter(const Held& held) const;
   void wake(const std::string& unarbitrated);
   void finish_activation(Held& held, const CopyNews& news);
   ClaimOrder claim_order(const Held& held) const;

@@ -62,6 +62,7 @@ class StoreClaims {
   // "running", "ended": durable, in the background. "claimed" gives it back.
   void update(const std::string& image, int slot, const HostIdentity& owner, const std::string& state);
   Helper& process() { return helper_; }
+  const Helper& process() const { return helper_; }
 
  private:
   Helper helper_;

@@ -25,6 +25,7 @@ class Helper {
   // Its wait status once it has ended by itself.
   std::optional<int> ended();
   int fd() const { return line_.get(); }
+  pid_t pid() const { return pid_; }
   void forget() { line_.reset(); pidfd_.reset(); pid_ = 0; }  // in a forked child
 
  private:
