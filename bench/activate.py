@@ -2,11 +2,12 @@
 """Activations of warm images, measured: the whole `supervise activate` command, the claim, the wake, the time
 from the wake to the application's first action, for parked copies; and cached ones against `criu restore`.
 
-  PYTHONPATH=integration SUPERVISE_BIN=... FAULT_BIN=... GUESTS=... python3 bench/activate.py [ACTIVATIONS [MIB]]
+  PYTHONPATH=integration SUPERVISE_BIN=... FAULT_BIN=... GUESTS=... python3 bench/activate.py [PARKED [MIB [CACHED]]]   (activations; 200 100 200)
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -107,16 +108,17 @@ def cached(t, mib, rounds):
             if done.returncode != 0:
                 print("criu restore:", done.returncode, err.read_text()[-300:], flush=True)
             plain.append((time.monotonic_ns() - began) / 1e6)
+            shutil.rmtree(Path(store, "big"))
     figures(f"cached {mib} MiB: `supervise activate`", times)
     figures("`criu restore` of the same in new namespaces", plain)
 
 
 def main():
-    count, mib = int(sys.argv[1]) if len(sys.argv) > 1 else 200, int(sys.argv[2]) if len(sys.argv) > 2 else 100
-    with harness.Scenario("bench-activate", seconds=1200, verbose=False) as t:
+    count, mib, rounds = (int(a) for a in [*sys.argv[1:], *("200", "100", "200")[len(sys.argv) - 1:]])
+    with harness.Scenario("bench-activate", seconds=3600, verbose=False) as t:
         print(report.machine(), flush=True)
         parked(t, count)
-        cached(t, mib, 10)
+        cached(t, mib, rounds)
     report.table(("milliseconds", "p50", "p99", "least", "of"), ROWS)
 
 

@@ -1,0 +1,233 @@
+// What the stub (the code that runs inside of every patched process) and the supervisor share: where
+// things lie, and what they look like. Free of the library: the stub is compiled with this, too.
+//
+// The low 2 GiB are cut into windows of 256 MiB; the arena takes the first window in which its places are
+// free, always at the same offsets, so that one masked comparison in the filter finds the stub's code.
+//
+//   offset      what                                     mapping
+//   0x08000000  thread areas                             private (copied by fork), one a thread, %gs base
+//   0x0a000000  descriptor table                         private, an entry a descriptor number
+//   0x0a080000  process page, site table                 private, written by the supervisor
+//   0x0a100000  control block, then the journal's ring   shared by all processes and the supervisor
+//   0x0bad0000  the stub's code                          private; its calls are not looked at
+//   0x0bad4000  its calls that are traced                private
+//
+// In an image control block and ring are a private page of zeros: every call goes the slow way until a
+// supervisor maps its own there.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+namespace supervise::stub {
+
+inline constexpr uint32_t kVersion = 1;
+inline constexpr uint64_t kMagic = 0x6275747365707573;  // "supestub"
+
+inline constexpr uint64_t kWindow = 0x10000000;
+inline constexpr unsigned kFirstWindow = 1, kLastWindow = 7;
+inline constexpr uint64_t kAreas = 0x08000000, kAreasSize = 0x02000000;
+inline constexpr uint64_t kFdTable = 0x0a000000;
+inline constexpr uint64_t kProcess = 0x0a080000, kProcessSize = 0x20000;
+inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x20000;
+inline constexpr uint64_t kRing = kControl + kControlSize;
+inline constexpr uint64_t kRingSize = 16 << 20;
+inline constexpr uint64_t kCode = 0x0bad0000, kCodeSize = 0x4000;
+inline constexpr uint64_t kTraced = kCode + kCodeSize, kTracedSize = 0x1000;
+// The filter: instruction_pointer < 4 GiB && (instruction_pointer & kCodeMask) == kCode.
+inline constexpr uint32_t kCodeMask = 0x0fffc000;
+
+// ---- thread areas
+inline constexpr uint64_t kAreaSize = 8192;
+inline constexpr unsigned kAreaCount = kAreasSize / kAreaSize;
+
+enum Stage : uint32_t {
+  kIdle = 0,
+  kEntered = 1,   // registers are saved; the call was not made
+  kExecuted = 2,  // the call was made, `result` is its result; the journal may not know yet
+};
+enum TrapKind : uint32_t {
+  kTrapEntry = 0,   // decide, as at any call
+  kTrapResult = 1,  // the call was made in process; `result` is what came
+};
+
+struct Area {
+  // The application's registers at the call; rcx and r11 are the kernel's to clobber.
+  uint64_t rax, rdi, rsi, rdx, r10, r8, r9, rsp, rbx, rbp, r12, r13, r14, r15;
+  uint64_t slot;       // the site's slot (Slot); return is to slot + kSlotReturn
+  int64_t result;      // of the call
+  uint32_t stage;      // Stage
+  uint32_t trap_kind;  // TrapKind of the next stop at a traced call
+  uint32_t tid;        // as the supervisor knows the thread; written by it
+  uint32_t hint;       // the supervisor's answer at a stop: a descriptor class, 0: none
+  uint32_t ring_held;  // length of the record that is being published or filled, 0: none
+  uint32_t file_held;  // 1 + index of the file whose lock is being taken or held, 0: none
+  uint64_t ring_pos;   // where that record is
+  uint64_t entered;    // ring position at the call's entry
+  uint32_t file;       // 1 + index of the file that the call concerns, 0: none is known
+  uint32_t path;       // 1 + index of the storage path, 0: none
+  uint64_t reserved[2];
+};
+static_assert(sizeof(Area) <= 256);
+inline constexpr uint64_t kStackTop = kAreaSize;  // the stub's own stack grows down to the Area
+
+// ---- descriptors. An entry is version << 16 | class. Who closes or replaces a descriptor makes it a
+// new version of class 0 first; who learned a class stores it only while the version is the one read
+// before he looked. So a class never outlives its descriptor.
+inline constexpr unsigned kFds = 65536;
+enum FdClass : uint32_t {
+  kUnknown = 0,
+  kForeign = 1,         // on no storage path
+  kDeclaredSlow = 2,    // on one, every call is the supervisor's
+  kDeclaredRead = 16,   // + path index: opened for reading only
+  kFirstDescription = 64,  // + index in Control::descriptions
+};
+
+// ---- process page: written by the supervisor
+struct Process {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t sites;       // used entries of the site table
+  uint64_t window;      // base address of this arena's window
+  uint32_t fd_epoch;    // Control::fd_epoch that the descriptor table was made under (written by the stub)
+  uint32_t fd_high;     // highest descriptor number with an entry, and 1 (written by the stub)
+  uint64_t reserved[12];
+};
+static_assert(sizeof(Process) == 128);
+
+enum Method : uint32_t { kMethodNone = 0, kMethodMov = 'A', kMethodPun = 'B', kMethodXor = 'C' };
+struct Site {
+  uint64_t address;     // of the syscall instruction
+  uint64_t slot;
+  uint8_t method, patched_at, patched_size, reserved;  // patched_at: bytes before `address`
+  uint8_t original[8];  // what was there
+  uint8_t pad[4];
+};
+static_assert(sizeof(Site) == 32);
+inline constexpr unsigned kSites = (kProcessSize - sizeof(Process)) / sizeof(Site);
+
+// ---- slots: where a patched site jumps to, within 2 GiB of it. Code:
+//   mov  $nr,%eax            only method A (5 bytes), else the slot begins with the next
+//   lea  slow(%rip),%r11
+//   jmp  *page_entry(%rip)   the page's first 8 bytes hold the address of stub_enter
+//   slow: syscall            traced: it is outside of the stub's code
+//   jmp  site+2
+inline constexpr uint64_t kSlotSize = 32;
+inline constexpr uint64_t kSlotReturn = 2;  // behind `slow`; r11 and Area::slot hold the address of `slow`
+
+// ---- control block
+enum Mode : uint8_t {
+  kModeSlow = 0,     // the supervisor decides
+  kModeNative = 1,   // nobody cares
+  kModeFd,           // first argument is a descriptor; success changes nothing that we keep
+  kModeFdChange,     // as kModeFd, but on a storage path success must be learned: the supervisor's
+  kModeTwoFds,       // two descriptors may be on a path: arguments 0 and 1 or 2 (sendfile, splice...)
+  kModeName,         // by name, changes nothing
+  kModeNameChange,   // by name, changes a name or attribute: the supervisor's on a storage path
+  kModeOpen,
+  kModeClose,
+  kModeCloseRange,
+  kModeDup,          // dup, dup2, dup3
+  kModeFcntl,
+  kModeRead,
+  kModeWrite,
+  kModeSync,
+  kModeMap,
+};
+
+enum ControlFlags : uint32_t {
+  kByMount = 1,       // mount ids tell what is on a storage path
+  kJournalContent = 2,
+  kJournalRanges = 4,  // neither: writes are not journaled
+  kFirstIo = 8,        // the next success on a storage path must be told
+  kNoPaths = 16,       // none is declared
+};
+
+struct File {         // a file on a storage path; the supervisor fills it before it gives its index out
+  uint64_t ino;
+  uint64_t size;      // at least what the stub saw; atomic maximum
+  uint32_t lock;      // of calls with an implicit offset: Lock word
+  uint16_t path;
+  uint16_t flags;
+  uint64_t reserved;
+};
+static_assert(sizeof(File) == 32);
+
+enum DescriptionFlags : uint8_t { kAppend = 1, kDataSync = 2, kDirect = 4, kReadable = 8, kWritable = 16 };
+struct Description {  // an open file description, as far as the stub must know it
+  uint16_t file;
+  uint8_t path;
+  uint8_t flags;      // DescriptionFlags
+};
+
+// A lock word: 0, or the tid of its owner (Area::tid), with kWaiters when a thread sleeps on it.
+inline constexpr uint32_t kWaiters = 0x80000000;
+
+inline constexpr unsigned kFiles = 2048, kDescriptions = 8192, kMounts = 64, kModes = 512;
+struct Control {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t flags;
+  uint32_t fd_epoch;         // descriptor tables made under another one are void
+  uint32_t mounts;           // used entries of mount_ids
+  uint64_t errnos[4];        // bit n: a call that failed with errno n is told
+  uint64_t mount_ids[kMounts];
+  uint8_t mount_path[kMounts];
+  uint8_t modes[kModes];     // by system call number
+  uint32_t ring_lock;        // Lock word
+  uint32_t ring_wanted;      // set by the stub: the ring is half full; cleared by the supervisor
+  alignas(64) uint64_t head; // bytes ever published; index is head % kRingSize
+  alignas(64) uint64_t tail; // bytes ever taken; written by the supervisor
+  alignas(64) uint64_t calls;  // made in process (statistics; not exact)
+  alignas(64) File files[kFiles];
+  Description descriptions[kDescriptions];
+};
+static_assert(sizeof(Control) <= kControlSize);
+
+// ---- the ring: records of whole cache lines, none of which wraps
+enum RecordState : uint32_t {
+  kFree = 0,       // never published
+  kReserved = 1,   // published; its owner copies
+  kCommitted = 2,
+  kVoid = 3,       // its owner gave it up
+};
+enum RecordKind : uint32_t {
+  kPad = 1,        // to the ring's end
+  kWrite = 2,      // file, offset, bytes; content follows unless kRecordRange
+  kSync = 3,       // file; `size` is the ring position at the call's entry
+};
+enum RecordFlags : uint32_t { kRecordRange = 1, kRecordDurable = 2, kRecordDataOnly = 4 };
+struct Record {
+  uint32_t state;
+  uint32_t length;   // with header, a multiple of kRecordAlign
+  uint16_t kind, flags;
+  uint32_t owner;    // tid
+  uint32_t file;
+  uint32_t reserved;
+  uint64_t offset;
+  uint64_t bytes;
+  uint64_t size;     // of the file after the write
+  uint64_t position; // where it was published: tells a record from what lay there before
+  uint64_t pad;
+};
+static_assert(sizeof(Record) == 64);
+inline constexpr uint32_t kRecordAlign = 64;
+inline constexpr uint64_t kLargestWrite = kRingSize / 4;  // content; larger ones are the supervisor's
+
+// ---- the head of the code: what the supervisor must know of it, offsets from kCode
+struct CodeHead {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t size;
+  uint32_t enter;             // slots jump here
+  uint32_t entered;           // [enter, entered): nothing but rcx, r11 and flags was touched
+  uint32_t native_insn;       // the syscall instruction that is not traced
+  uint32_t native_recorded;   // (native_insn, native_recorded]: executed, its result in rax
+  uint32_t leaving;           // [leaving, leave_end): registers are the application's but for r11, the target
+  uint32_t leave_end;
+  uint32_t traced_entry;      // offset from kCode of the traced syscall instructions
+  uint32_t traced_result;
+};
+
+}  // namespace supervise::stub
+#endif
