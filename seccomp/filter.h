@@ -22,6 +22,7 @@ inline constexpr std::uint16_t kTagForeignArch = 0x101;  // i386 or x32 call
 struct FilterPlan {
   std::vector<int> traced;   // numbers with RET_TRACE
   std::vector<int> enosys;   // numbers that the filter answers with ENOSYS
+  bool pass_stub = false;    // calls made by the stub's own code (tracer/stub/layout.h) are let through
 };
 
 struct FilterOptions {
@@ -29,6 +30,8 @@ struct FilterOptions {
   bool sockets_and_ipc = false;  // Socket, Ipc, None
   bool mappings = false;         // Map: munmap, mremap, mprotect
   bool processes = false;        // Process and Descriptor: clone, fork, execve...
+  bool storage = true;           // what only storage paths need; without any, all of it runs untouched
+  bool stub = false;             // FilterPlan::pass_stub
 };
 
 FilterPlan filter_plan(const FilterOptions& options);

@@ -3,10 +3,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <linux/seccomp.h>
+
 #include <array>
+#include <cstddef>
 #include <memory>
 
 #include "seccomp/filter.h"
+#include "seccomp/stub_window.h"
 #include "supervisor/base/unique_fd.h"
 
 namespace supervise {
@@ -56,6 +60,28 @@ Result<std::vector<sock_filter>> read_program(int fd) {
   return program;
 }
 
+// libseccomp can't match on the instruction pointer. The number is tested first, so that calls without
+// a row keep the kernel's per-number cache; where the program would say "trace" it goes on to a test of
+// who calls (seccomp(2), struct seccomp_data).
+void pass_calls_of_the_stub(std::vector<sock_filter>& program) {
+  constexpr std::uint32_t kTrace = SECCOMP_RET_TRACE | kTagNative;
+  const auto test = program.size();
+  for (std::size_t i = 0; i < test; ++i)
+    if (program[i].code == (BPF_RET | BPF_K) && program[i].k == kTrace)
+      program[i] = BPF_STMT(BPF_JMP | BPF_JA, static_cast<std::uint32_t>(test - i - 1));
+  constexpr std::uint32_t kIp = offsetof(seccomp_data, instruction_pointer);
+  const sock_filter tail[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kIp),
+      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, stub::kCodeMask),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(stub::kCode), 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kIp + 4),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+      BPF_STMT(BPF_RET | BPF_K, kTrace),
+  };
+  program.insert(program.end(), std::begin(tail), std::end(tail));
+}
+
 }  // namespace
 
 Result<std::vector<sock_filter>> filter_build(const FilterPlan& plan) {
@@ -78,7 +104,10 @@ Result<std::vector<sock_filter>> filter_build(const FilterPlan& plan) {
   if (!fd) return errno_error("memfd_create for the filter");
   if (int rc = ::seccomp_export_bpf(ctx.get(), fd.get()); rc != 0)
     return libseccomp_error(rc, "export of the filter");
-  return read_program(fd.get());
+  ASSIGN_OR_RETURN(auto program, read_program(fd.get()));
+  if (plan.pass_stub) pass_calls_of_the_stub(program);
+  if (program.size() > BPF_MAXINSNS) return plain_error("the filter has too many instructions");
+  return program;
 }
 
 }  // namespace supervise

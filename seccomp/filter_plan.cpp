@@ -16,9 +16,12 @@ bool demanded(IoClass io, const FilterOptions& options) {
 
 FilterPlan filter_plan(const FilterOptions& options) {
   FilterPlan plan;
+  plan.pass_stub = options.stub;
   for (const auto& row : syscall_table()) {
     switch (row.trap) {
-      case Trap::Always: plan.traced.push_back(row.number); break;
+      case Trap::Always:
+        if (options.storage) plan.traced.push_back(row.number);
+        break;
       case Trap::OnDemand:
         if (demanded(row.io, options)) plan.traced.push_back(row.number);
         break;

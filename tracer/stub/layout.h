@@ -18,7 +18,8 @@
 
 #include <stdint.h>
 
-#ifdef __cplusplus
+#include "seccomp/stub_window.h"
+
 namespace supervise::stub {
 
 inline constexpr uint32_t kVersion = 1;
@@ -32,10 +33,7 @@ inline constexpr uint64_t kProcess = 0x0a080000, kProcessSize = 0x20000;
 inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x20000;
 inline constexpr uint64_t kRing = kControl + kControlSize;
 inline constexpr uint64_t kRingSize = 16 << 20;
-inline constexpr uint64_t kCode = 0x0bad0000, kCodeSize = 0x4000;
 inline constexpr uint64_t kTraced = kCode + kCodeSize, kTracedSize = 0x1000;
-// The filter: instruction_pointer < 4 GiB && (instruction_pointer & kCodeMask) == kCode.
-inline constexpr uint32_t kCodeMask = 0x0fffc000;
 
 // ---- thread areas
 inline constexpr uint64_t kAreaSize = 8192;
@@ -45,6 +43,7 @@ enum Stage : uint32_t {
   kIdle = 0,
   kEntered = 1,   // registers are saved; the call was not made
   kExecuted = 2,  // the call was made, `result` is its result; the journal may not know yet
+  kDone = 3,      // ... and all that had to be told is told
 };
 enum TrapKind : uint32_t {
   kTrapEntry = 0,   // decide, as at any call
@@ -214,20 +213,22 @@ static_assert(sizeof(Record) == 64);
 inline constexpr uint32_t kRecordAlign = 64;
 inline constexpr uint64_t kLargestWrite = kRingSize / 4;  // content; larger ones are the supervisor's
 
-// ---- the head of the code: what the supervisor must know of it, offsets from kCode
+// ---- the head of the code: what the supervisor must know of it; offsets are from kCode
 struct CodeHead {
   uint64_t magic;
+  uint64_t area_tag;          // (window + kAreas) / kAreasSize; written when the code is put in its place
   uint32_t version;
   uint32_t size;
   uint32_t enter;             // slots jump here
   uint32_t entered;           // [enter, entered): nothing but rcx, r11 and flags was touched
-  uint32_t native_insn;       // the syscall instruction that is not traced
-  uint32_t native_recorded;   // (native_insn, native_recorded]: executed, its result in rax
+  uint32_t native_insn;       // the syscall instruction for the application's own call
+  uint32_t native_recorded;   // [native_insn + 2, native_recorded): executed, its result in rax
+  uint32_t traced_back;       // [traced_back, traced_recorded): a traced call has ended, its result in rax
+  uint32_t traced_recorded;
   uint32_t leaving;           // [leaving, leave_end): registers are the application's but for r11, the target
   uint32_t leave_end;
-  uint32_t traced_entry;      // offset from kCode of the traced syscall instructions
+  uint32_t traced_entry;      // the traced syscall instructions
   uint32_t traced_result;
 };
 
 }  // namespace supervise::stub
-#endif
