@@ -129,6 +129,10 @@ Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
     ASSIGN_OR_RETURN(run.journal_limit, read_size(*value));
     if (run.journal_limit < 4096) return value->bad("expected at least 4096 bytes", 0);
   }
+  if (const auto* value = reader.one("stub")) {
+    ASSIGN_OR_RETURN(const int i, read_word(*value, {"auto", "on", "off"}));
+    run.stub = static_cast<StubMode>(i);
+  }
   RETURN_IF_ERROR(read_warm(reader, run));
   RETURN_IF_ERROR(read_common(reader, run.tcp, run.handover_exit_code, run.path_deadline,
                               run.images_dir, run.standby));

@@ -19,6 +19,7 @@ struct PathSpec {
 };
 
 enum class JournalMode { Content, Ranges, Off };
+enum class StubMode { Auto, On, Off };  // calls made in process; On: warn when they can't be
 enum class LogFormat { Text, Json };
 enum class LogLevel { Error, Warn, Info, Debug };
 enum class TcpPolicy { Keep, Close, Reset };
@@ -41,6 +42,7 @@ struct RunOptions {
   bool observe = false;
   JournalMode journal = JournalMode::Content;
   std::uint64_t journal_limit = 256ull << 20;
+  StubMode stub = StubMode::Off;
   std::string images_dir;       // --images
   std::string standby;          // dir:PATH or HOST:PORT; empty: none
   std::string tls_dir;          // --tls: ca.pem, cert.pem, key.pem

@@ -141,6 +141,9 @@ constexpr OptionRow kOptions[] = {
      "content ranges off"},
     {"journal-limit", "SIZE", false, kRun,
      "bytes at which the supervisor makes files durable itself, for example 64M (default 256M)"},
+    {"stub", "auto|on|off", false, kRun,
+     "make calls in process where nothing has to be decided (auto), warn when that can't be (on), or stop at each call (off)",
+     Completion::Words, "auto on off"},
     {"images", "DIR", false, kApp | kImages | kDoctor, "the image store", Completion::Dir},
     {"standby", "TARGET", false, kApp | kDoctor,
      "where images go and the application is handed over to: dir:PATH, a directory on shared storage, or "

@@ -200,6 +200,13 @@ std::string to_string(const Ladder& ladder) {
   return out;
 }
 
+bool Policy::names_errno(std::string_view path, int err) const {
+  if (errno_class(err) != ErrnoClass::None) return true;
+  return std::any_of(rules_.begin(), rules_.end(), [&](const Rule& rule) {
+    return (rule.where == "*" || rule.where == path) && rule.errnos.contains(err);
+  });
+}
+
 Ladder Policy::ladder_for(std::string_view path, std::string_view call, int err) const {
   if (path.empty() || err == 0) return {};
   ErrnoClass family = errno_class(err);

@@ -47,6 +47,8 @@ class Policy {
   // retry(2,20ms),alternate,handover,report for path failures, wait(10m),report for ENOSPC and
   // EDQUOT, and an empty ladder (the application's own business) for every other errno.
   Ladder ladder_for(std::string_view path, std::string_view call, int err) const;
+  // Could ladder_for that path and errno be anything but empty, whatever the call?
+  bool names_errno(std::string_view path, int err) const;
   const std::vector<Rule>& rules() const { return rules_; }
 
  private:

@@ -3,7 +3,6 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 
 #include "supervisor/base/worker.h"
 #include "supervisor/relocate.h"
+#include "tracer/fd_channel.h"
 #include "tracer/inject.h"
 #include "tracer/memory.h"
 
@@ -44,97 +44,6 @@ Status take_description_locks(int fd, const std::vector<LockInfo>& locks) {
   }
   return {};
 }
-
-// A number that stays apart from what the received descriptors get.
-Result<UniqueFd> descriptor_of(pid_t pid, int fd) {
-  // By number: glibc 2.36's <sys/pidfd.h> lacks extern "C".
-  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  if (!pidfd) return errno_error(fmt::format("pidfd_open {}", pid));
-  UniqueFd copy(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), fd, 0)));
-  if (!copy) return errno_error(fmt::format("pidfd_getfd of process {}", pid));
-  return copy;
-}
-
-Status send_descriptor(int socket, int fd) {
-  char byte = 0;
-  iovec iov{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr msg{};
-  msg.msg_iov = &iov;
-  msg.msg_iovlen = 1;
-  msg.msg_control = control;
-  msg.msg_controllen = sizeof control;
-  cmsghdr* c = CMSG_FIRSTHDR(&msg);
-  c->cmsg_level = SOL_SOCKET;
-  c->cmsg_type = SCM_RIGHTS;
-  c->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  if (sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-    return errno_error("send a descriptor to the application");
-  return {};
-}
-
-// The way of descriptors into one process: a socket pair opened in it for the moment.
-class Channel {
- public:
-  static Result<Channel> open(Injector& in) {
-    Channel c(in);
-    int pair[2] = {-1, -1};
-    ASSIGN_OR_RETURN(const std::uint64_t at, in.put(std::as_bytes(std::span(pair))));
-    ASSIGN_OR_RETURN(const long r, in.call_checked(SYS_socketpair, {AF_UNIX, SOCK_DGRAM, 0, at, 0, 0}));
-    (void)r;
-    RETURN_IF_ERROR(read_exact(in.tid(), at, std::as_writable_bytes(std::span(pair))));
-    c.theirs_ = pair[0];
-    c.ours_remote_ = pair[1];
-    auto task = task_status(in.tid());
-    ASSIGN_OR_RETURN(c.ours_, descriptor_of(task ? task->tgid : in.tid(), pair[1]));
-    return c;
-  }
-  Channel(Channel&& o) noexcept
-      : in_(o.in_), theirs_(std::exchange(o.theirs_, -1)),
-        ours_remote_(std::exchange(o.ours_remote_, -1)), ours_(std::move(o.ours_)) {}
-  ~Channel() {
-    if (theirs_ < 0) return;
-    in_->call(SYS_close, {static_cast<std::uint64_t>(theirs_)}).value_or(0);
-    in_->call(SYS_close, {static_cast<std::uint64_t>(ours_remote_)}).value_or(0);
-  }
-
-  // The descriptor's number in the process.
-  Result<int> give(int fd) {
-    RETURN_IF_ERROR(send_descriptor(ours_.get(), fd));
-    in_->reset_scratch();
-    char byte = 0;
-    ASSIGN_OR_RETURN(const std::uint64_t data, in_->put(std::as_bytes(std::span(&byte, 1))));
-    iovec iov{reinterpret_cast<void*>(data), 1};
-    ASSIGN_OR_RETURN(const std::uint64_t iov_at, in_->put(std::as_bytes(std::span(&iov, 1))));
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    ASSIGN_OR_RETURN(const std::uint64_t control_at, in_->put(std::as_bytes(std::span(control))));
-    msghdr msg{};
-    msg.msg_iov = reinterpret_cast<iovec*>(iov_at);
-    msg.msg_iovlen = 1;
-    msg.msg_control = reinterpret_cast<void*>(control_at);
-    msg.msg_controllen = sizeof control;
-    ASSIGN_OR_RETURN(const std::uint64_t msg_at, in_->put(std::as_bytes(std::span(&msg, 1))));
-    ASSIGN_OR_RETURN(const long n,
-                     in_->call_checked(SYS_recvmsg, {static_cast<std::uint64_t>(theirs_), msg_at,
-                                                     MSG_DONTWAIT, 0, 0, 0}));
-    (void)n;
-    RETURN_IF_ERROR(read_exact(in_->tid(), control_at, std::as_writable_bytes(std::span(control))));
-    cmsghdr head;
-    memcpy(&head, control, sizeof head);
-    if (head.cmsg_type != SCM_RIGHTS || head.cmsg_len != CMSG_LEN(sizeof(int)))
-      return errno_error(EMFILE, fmt::format("process {} could not receive a descriptor", in_->tid()));
-    int number;
-    memcpy(&number, control + CMSG_LEN(0), sizeof number);
-    return number;
-  }
-
- private:
-  explicit Channel(Injector& in) : in_(&in) {}
-  Injector* in_;
-  int theirs_ = -1, ours_remote_ = -1;
-  UniqueFd ours_;
-};
 
 // Room for three more descriptors, for the time of the move.
 class Headroom {
@@ -320,7 +229,7 @@ Status Relocation::move_process(pid_t tid, bool with_mappings, Deadline deadline
   Headroom headroom(pid);
   ASSIGN_OR_RETURN(Injector in, Injector::open(*tracer_, *task, deadline));
   {
-    ASSIGN_OR_RETURN(Channel channel, Channel::open(in));
+    ASSIGN_OR_RETURN(FdChannel channel, FdChannel::open(in));
     for (std::size_t i = 0; i < files_.size(); ++i) {
       const OpenFile& f = files_[i];
       if (f.for_mapping || !fds[i]) continue;

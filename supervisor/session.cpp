@@ -16,6 +16,7 @@
 #include "seccomp/filter.h"
 #include "supervisor/control.h"
 #include "supervisor/start_check.h"
+#include "tracer/stub/stub.h"
 
 extern char** environ;
 
@@ -147,7 +148,9 @@ Status Session::launch(const std::vector<std::string>& argv) {
 
   ASSIGN_OR_RETURN(const auto filter, filter_build(filter_plan({.sockets_and_ipc = config_.warm.watches(),
                                                              .mappings = config_.warm.mode == WarmRules::Call,
-                                                             .processes = config_.warm.mode == WarmRules::Call})));
+                                                             .processes = config_.warm.mode == WarmRules::Call,
+                                                             .storage = !paths_.empty() || config_.warm.watches(),
+                                                             .stub = config_.stub != StubMode::Off})));
   const sock_fprog program{static_cast<unsigned short>(filter.size()),
                            const_cast<sock_filter*>(filter.data())};
   LaunchSpec spec;
@@ -165,6 +168,7 @@ Status Session::launch(const std::vector<std::string>& argv) {
   spec.filter = &program;
   ASSIGN_OR_RETURN(app_pid_, world_->prepare_launch(spec));
   watch_warm_point();
+  start_stub();
   RETURN_IF_ERROR(tracer_.seize_new(app_pid_));
   return world_->release_launch();
 }
@@ -175,6 +179,7 @@ Status Session::adopt(std::unique_ptr<World> world, int root, const std::set<pid
   world_ = std::move(world);
   RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
   ASSIGN_OR_RETURN(app_pid_, world_->outer_pid(root));
+  start_stub();
   RETURN_IF_ERROR(tracer_.adopt({app_pid_}, stopped, Deadline::in(Millis(20000))));
   // Not before: until then nothing but the world's init ends the tree when we are killed, and it ends
   // only what is nobody's.
@@ -211,12 +216,14 @@ int Session::loop() {
     if (watched_) watched_();
     if (control_) serve_control();
   }
+  events_.debug("stub.figures", status_json());
   if (shipper_.busy())
     events_.warn("ship.abandoned", "the application ended before its image was at " + config_.standby);
   return exit_status();
 }
 
 void Session::after_stop_work() {
+  serve_stub();
   serve_recovery();
   serve_warm_point();
   serve_shipping();
@@ -290,6 +297,7 @@ void Session::stop_as_job() {
 
 Clock::time_point Session::next_timer() const {
   auto next = Clock::time_point::max();
+  if (!wait_for_lock_.empty()) next = Clock::now() + Millis(1);
   for (const auto& [tid, call] : failed_)
     if (call.waits_for == FailedCall::Timer || call.waits_for == FailedCall::Replay)
       next = std::min(next, call.again_at);
@@ -318,9 +326,15 @@ EntryDecision Session::on_entry(Task& task) {
   if (holds_for_warm_point(task)) return {EntryAction::Hold, 0};
   if (paths_.empty()) return {};
 
+  drain_ring();
   CallContext ctx = begin_call(paths_, task);
+  if (ring_) give_hint(task, ctx);
   if (!needs_exit_stop(paths_, task, ctx)) return {};
   if (ctx.path && ctx.implicit_offset && S_ISREG(ctx.facts.mode)) {
+    if (!take_file_lock(task, ctx)) {
+      wait_for_lock_.insert(task.tid);
+      return {EntryAction::Hold, 0};
+    }
     Queue& queue = writers_[writer_key(ctx)];
     if (queue.owner != 0 && queue.owner != task.tid) {
       if (std::find(queue.waiting.begin(), queue.waiting.end(), task.tid) == queue.waiting.end())
@@ -352,6 +366,8 @@ bool Session::release_waiting_writers(const InodeKey& key) {
 }
 
 void Session::on_call_dropped(Task& task) {
+  if (ring_) ring_->unlock_all(static_cast<std::uint32_t>(task.tid));
+  if (wait_for_lock_.erase(task.tid)) task.held = false;
   // It comes to its reference again.
   if (warm_ && warm_->held().contains(task.tid)) {
     warm_->forget(task.tid);
@@ -378,6 +394,7 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
   calls_.erase(it);
   const bool queued = ctx.path && ctx.implicit_offset && S_ISREG(ctx.facts.mode);
   const InodeKey key = writer_key(ctx);
+  drain_ring();
 
   ExitAction action = ExitAction::Continue;
   if (result < 0) {
@@ -388,6 +405,7 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
     const Args original = pieces == pieces_.end() ? task.call->args : pieces->second.original;
     const std::uint64_t done = before + static_cast<std::uint64_t>(result);
     learn_success(paths_, task, task.call->args, ctx, result);
+    if (ring_) learn_for_stub(task, ctx, result);
     if (wants_more(task, original, ctx, result, done)) {
       pieces_[task.tid] = {original, done};
       Args rest = original;
@@ -407,7 +425,10 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
       on_first_io();
     }
   }
-  if (queued) release_waiting_writers(key);
+  if (queued) {
+    if (ring_) ring_->unlock_all(static_cast<std::uint32_t>(task.tid));
+    release_waiting_writers(key);
+  }
   return action;
 }
 
@@ -448,6 +469,7 @@ void Session::on_exec(Task& task) {
 }
 
 void Session::on_end(const Task& task, const Stop& stop) {
+  drain_ring();  // while it is known what it was
   Task gone = task;
   on_call_dropped(gone);
   failed_.erase(task.tid);
@@ -484,6 +506,7 @@ int run_application(const RunOptions& options, Events& events) {
   config.observe = options.observe;
   config.journal = options.journal;
   config.journal_limit = options.journal_limit;
+  config.stub = options.stub;
   config.standby = options.standby;
   config.images_dir = options.images_dir;
   config.tls_dir = options.tls_dir;

@@ -18,6 +18,7 @@
 #include "supervisor/keeper.h"
 #include "supervisor/options.h"
 #include "supervisor/recovery.h"
+#include "supervisor/ring_journal.h"
 #include "supervisor/standby_link.h"
 #include "supervisor/storage_path.h"
 #include "supervisor/warm/warm_point.h"
@@ -41,6 +42,7 @@ struct SessionConfig {
   bool observe = false;
   JournalMode journal = JournalMode::Content;
   std::uint64_t journal_limit = 256ull << 20;
+  StubMode stub = StubMode::Off;
   std::string standby;            // dir:PATH or HOST:PORT, empty: none
   std::string images_dir;
   std::string tls_dir;            // for a standby at HOST:PORT
@@ -120,6 +122,8 @@ class Session : public TracerPolicy {
   // TracerPolicy
   EntryDecision on_entry(Task& task) override;
   ExitAction on_exit(Task& task, long result, ptrace_raw::Regs& regs) override;
+  ExitAction on_result(Task& task, long result, ptrace_raw::Regs& regs, const StubNote& note) override;
+  void on_ring_filling() override;
   void on_call_dropped(Task& task) override;
   SignalAction on_signal(Task& task, const siginfo_t& info) override;
   void on_new_task(Task& task, pid_t parent) override;
@@ -148,6 +152,17 @@ class Session : public TracerPolicy {
   void refresh_mapped(StoragePath& path);
   Status replay_on(StoragePath& path, const std::string& dir);
   bool finish_at_end();                // the application ended: what is not durable yet
+
+  // session_stub.cpp
+  void start_stub();
+  void refresh_stub();       // paths or rules have changed
+  void refresh_stub_flags();
+  void drain_ring();
+  void renew_descriptors();  // with everything held
+  void give_hint(Task& task, const CallContext& ctx);
+  void learn_for_stub(const Task& task, const CallContext& ctx, long result);
+  bool take_file_lock(const Task& task, const CallContext& ctx);
+  void serve_stub();
 
   // session_failover.cpp
   bool fail_over(StoragePath& path);   // switch to an alternate with everything held
@@ -226,6 +241,11 @@ class Session : public TracerPolicy {
     pid_t owner = 0;
     std::list<pid_t> waiting;
   };
+  std::unique_ptr<RingJournal> ring_;   // nothing: no stub
+  std::set<pid_t> wait_for_lock_;       // held: the stub has the file's lock
+  bool stub_by_mount_ = false;
+  std::string stub_problem_;            // why there is none although it was wanted
+  bool want_renewal_ = false;           // the tables that the stub reads are full
   std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
   Incident incident_;
   Keeper keeper_;

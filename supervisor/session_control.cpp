@@ -6,6 +6,7 @@
 
 #include "supervisor/control.h"
 #include "supervisor/session.h"
+#include "tracer/stub/stub.h"
 
 namespace supervise {
 
@@ -37,6 +38,14 @@ std::string Session::status_json() const {
                       {"waits_for", kWaits[f.waits_for]}});
   }
   const auto& figures = tracer_.figures();
+  json in_process = {{"mode", config_.stub == StubMode::Off ? "off" : stub_problem_.empty() ? "on" : "unavailable"}};
+  if (!stub_problem_.empty()) in_process["problem"] = stub_problem_;
+  if (stub::Stub* s = tracer_.stub()) {
+    const auto& f = s->figures;
+    in_process.update({{"calls", s->control().calls}, {"address_spaces", f.spaces}, {"patched", f.patched},
+                       {"unpatchable", f.unpatchable}, {"reports", f.reports}, {"taken_out", f.left},
+                       {"records", ring_ ? ring_->records() : 0}, {"last_refusal", f.last_refusal}});
+  }
   return json{{"name", config_.name},
               {"pid", getpid()},
               {"command", config_.command},
@@ -50,6 +59,7 @@ std::string Session::status_json() const {
               {"images", config_.images_dir},
               {"last_image", last_image_},
               {"stops", {{"all", figures.stops}, {"calls", figures.entries}, {"signals", figures.signals}}},
+              {"in_process", in_process},
               {"limits", world_ ? world_->limits() : std::vector<std::string>{}}}
       .dump(-1, ' ', false, json::error_handler_t::replace);  // names need not be UTF-8
 }

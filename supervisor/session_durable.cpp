@@ -121,6 +121,7 @@ void Session::refresh_mapped(StoragePath& path) {
 }
 
 bool Session::make_durable(StoragePath& path, const char* why, bool rewrite) {
+  drain_ring();
   if (path.journal.empty()) return true;
   const bool was_holding = tracer_.holding();
   if (!was_holding) {
@@ -129,6 +130,7 @@ bool Session::make_durable(StoragePath& path, const char* why, bool rewrite) {
       return false;
     }
   }
+  drain_ring();
   if (rewrite) refresh_mapped(path);
   auto status = rewrite ? replay_on(path, path.dir()) : sync_in_place(path);
   if (!status) {
@@ -144,6 +146,7 @@ bool Session::make_durable(StoragePath& path, const char* why, bool rewrite) {
 }
 
 bool Session::finish_at_end() {
+  drain_ring();
   for (auto& path : paths_.all()) {
     if (path->journal.empty() || config_.observe) continue;
     // Nobody may ever learn of an error from now on: what was written is made durable here.

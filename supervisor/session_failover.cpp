@@ -85,6 +85,7 @@ bool Session::try_alternate(StoragePath& path, std::size_t index) {
   auto report = relocation->move(*world_, Deadline::in(config_.path_deadline));
   if (page) page->switched[slot] = mark;
   if (keeper_.running()) tracer_.make_safe().ignore();
+  renew_descriptors();
   path.given_up.insert(path.active);
   path.active = index;
   ++path.switches;
@@ -124,6 +125,7 @@ bool Session::fail_over(StoragePath& path) {
                                              tracer_.tasks().size(), tracer_.processes().size(),
                                              ms_between(began, Clock::now())),
                  {{"step", std::int64_t{2}}});
+    drain_ring();
     protect();
     set_step(2);
     fault_point("handover.2.held").ignore();

@@ -231,11 +231,14 @@ void Session::guard() {
   guarded_ = true;
   if (keeper_.page()) keeper_.page()->guarded = true;
   guard_traps(tracer_, default_traps_);
+  drain_ring();
+  tracer_.unshare_stub(Deadline::in(Millis(20000)));
   if (keeper_.running()) tracer_.make_safe().ignore();
 }
 
 void Session::unguard() {
   if (guarded_) unguard_traps(tracer_, default_traps_);
+  if (guarded_) tracer_.share_stub(Deadline::in(Millis(20000)));
   guarded_ = false;
   if (keeper_.page()) keeper_.page()->guarded = false;
 }

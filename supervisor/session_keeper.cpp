@@ -144,6 +144,7 @@ int Session::survive(pid_t dead) {
   }
   end_tcp_repair(tracer_.processes());  // the supervisor may have died with a dump
   guarded_ = page->guarded;
+  tracer_.share_stub(Deadline::in(Millis(20000)));  // its processes are new to this tracer
   unguard();
   if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
   handover_failed_ = true;  // the operator decides what comes next

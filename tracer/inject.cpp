@@ -27,6 +27,22 @@ Result<Injector> Injector::open(Tracer& tracer, Task& task, Deadline deadline) {
   return in;
 }
 
+Result<Injector> Injector::open_at_entry(Tracer& tracer, Task& task, Deadline deadline) {
+  Injector in(tracer, task.tid, deadline);
+  ASSIGN_OR_RETURN(in.saved_, ptrace_raw::get_regs(task.tid));
+  ASSIGN_OR_RETURN(in.sigmask_, ptrace_raw::get_sigmask(task.tid));
+  ASSIGN_OR_RETURN(in.insn_, in.find_syscall_insn());
+  ptrace_raw::Regs regs = in.saved_;
+  rewind_call(in.saved_);
+  regs.orig_rax = static_cast<unsigned long long>(-1);
+  RETURN_IF_ERROR(ptrace_raw::set_regs(task.tid, regs));
+  RETURN_IF_ERROR(ptrace_raw::set_sigmask(task.tid, ~0ull));
+  in.active_ = true;
+  ASSIGN_OR_RETURN(const long skipped, in.run_to_exit(static_cast<long>(in.saved_.rax)));
+  (void)skipped;
+  return in;
+}
+
 Injector::Injector(Injector&& o) noexcept
     : tracer_(o.tracer_), tid_(o.tid_), deadline_(o.deadline_), saved_(o.saved_),
       sigmask_(o.sigmask_), insn_(o.insn_), scratch_(o.scratch_), used_(o.used_),
@@ -64,6 +80,10 @@ Result<long> Injector::call(long nr, Args args) {
   regs.orig_rax = static_cast<unsigned long long>(-1);
   set_args(regs, args);
   RETURN_IF_ERROR(ptrace_raw::set_regs(tid_, regs));
+  return run_to_exit(nr);
+}
+
+Result<long> Injector::run_to_exit(long nr) {
   RETURN_IF_ERROR(ptrace_raw::cont_to_exit(tid_));
   for (;;) {
     int status = 0;

@@ -16,6 +16,8 @@ namespace supervise {
 class Injector {
  public:
   static Result<Injector> open(Tracer& tracer, Task& task, Deadline deadline);
+  // For a task at the entry stop of a call: the call is not made, and lies before it at the end.
+  static Result<Injector> open_at_entry(Tracer& tracer, Task& task, Deadline deadline);
   Injector(Injector&& other) noexcept;
   Injector& operator=(Injector&&) = delete;
   ~Injector();
@@ -36,6 +38,7 @@ class Injector {
   Injector(Tracer& tracer, pid_t tid, Deadline deadline)
       : tracer_(&tracer), tid_(tid), deadline_(deadline) {}
   Result<std::uint64_t> find_syscall_insn();
+  Result<long> run_to_exit(long nr);
   Result<std::uint64_t> reserve(std::size_t size);
 
   Tracer* tracer_;

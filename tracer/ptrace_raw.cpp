@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 
 namespace supervise::ptrace_raw {
 namespace {
@@ -57,6 +58,12 @@ Result<Regs> get_regs(pid_t tid) {
 Status set_regs(pid_t tid, const Regs& regs) {
   if (call(PTRACE_SETREGS, tid, 0, const_cast<Regs*>(&regs)) != 0)
     return errno_error(fmt::format("PTRACE_SETREGS of thread {}", tid));
+  return {};
+}
+
+Status set_gs_base(pid_t tid, std::uint64_t base) {
+  if (call(PTRACE_POKEUSR, tid, offsetof(user_regs_struct, gs_base), reinterpret_cast<void*>(base)) != 0)
+    return errno_error(fmt::format("PTRACE_POKEUSER gs_base of thread {}", tid));
   return {};
 }
 

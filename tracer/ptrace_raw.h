@@ -41,6 +41,7 @@ Status listen(pid_t tid);                     // stay in group stop, tell of eve
 Status detach(pid_t tid, int sig = 0);
 Result<Regs> get_regs(pid_t tid);
 Status set_regs(pid_t tid, const Regs& regs);
+Status set_gs_base(pid_t tid, std::uint64_t base);
 // The whole extended state (XSAVE format, NT_X86_XSTATE of PTRACE_GETREGSET).
 Result<std::vector<std::byte>> get_xstate(pid_t tid);
 Status set_xstate(pid_t tid, const std::vector<std::byte>& state);

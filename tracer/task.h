@@ -3,6 +3,8 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "seccomp/syscall_table.h"
@@ -11,6 +13,10 @@
 #include "tracer/stop.h"
 
 namespace supervise {
+
+namespace stub {
+struct Space;
+}
 
 enum class RunState {
   Running,
@@ -45,6 +51,13 @@ struct Task {
   bool call_done = false;    // a watched call of an exempt task has ended
   bool drop_sigcont = false; // our own SIGCONT is still to be delivered
   bool drop_sigtrap = false; // left by a dumper that died
+  int deferred_signal = 0;   // was about to be delivered when the task was held: goes first when it runs on
+  // --- the stub (tracer/stub/layout.h)
+  std::shared_ptr<stub::Space> space;  // shared by all that run on the same memory
+  std::uint64_t area = 0;              // its Area, 0: it has none, and its calls go the slow way
+  enum Begin : std::uint8_t { Begun, NewThread, NewProcess, Stranger } begin = Begun;  // until its first stop
+  bool wants_hint = false;             // the stub asks what the descriptor of the call at hand is
+  std::uint32_t hint = 0;              // set by on_entry: what the call's descriptor is (stub::FdClass)
   Clock::time_point unparked{};
 };
 

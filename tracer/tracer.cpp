@@ -15,6 +15,7 @@
 #include "tracer/abi_x86_64.h"
 #include "tracer/memory.h"
 #include "tracer/proc_info.h"
+#include "tracer/stub/stub.h"
 
 namespace supervise {
 
@@ -39,6 +40,9 @@ void wait_for_sigchld(Deadline deadline) {
   const timespec limit{0, ms * 1'000'000L};
   sigtimedwait(&set, nullptr, &limit);
 }
+
+Tracer::Tracer(TracerPolicy& policy) : policy_(policy) {}
+Tracer::~Tracer() = default;
 
 Task* Tracer::find(pid_t tid) {
   auto it = tasks_.find(tid);
@@ -79,6 +83,7 @@ Task* Tracer::any_thread(pid_t tgid) {
 Status Tracer::seize_new(pid_t pid) {
   RETURN_IF_ERROR(ptrace_raw::seize(pid, ptrace_raw::kOptions | ptrace_raw::kExitKill));
   Task& task = add(pid);
+  if (stub_) task.space = std::make_shared<stub::Space>();
   task.announced = true;
   task.state = RunState::Running;
   return {};
@@ -118,6 +123,7 @@ void Tracer::handle(pid_t tid, int status) {
     }
     Task gone = *known;
     remove(tid);
+    if (stub_) stub_->on_end(gone);
     if (gone.vfork_child) {
       if (Task* parent = find(gone.vfork_parent)) parent->vfork_waiting = false;
     }
@@ -159,6 +165,7 @@ void Tracer::handle_birth(Task& task) {
     child.vfork_child = vfork;
     child.vfork_parent = vfork ? parent_tid : 0;
     if (vfork) task.vfork_waiting = true;
+    learn_parentage(task, child);
     policy_.on_new_task(child, parent_tid);
     if (child.state == RunState::Stopped) {
       if (child.stop.kind == StopKind::GroupStop) handle_group_stop(child);
@@ -189,6 +196,7 @@ void Tracer::handle_exec(Task& task) {
     else
       ++it;
   }
+  if (stub_) stub_->on_exec(task);
   policy_.on_exec(task);
   go_on(task);
 }
@@ -208,10 +216,21 @@ void Tracer::handle_entry(Task& task) {
     go_on(task);
     return;
   }
+  if (stub_ && !call.foreign) {
+    if (serve_report(task, *info)) return;
+    task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
+    const std::uint64_t site = info->ip - kSyscallInsnSize;
+    if (patch_due(task, site, call.nr) && patch(task, site, call.nr)) return;
+  }
   // A filter of the application's own that wants a tracer: it has none.
-  const bool ours = info->seccomp_data == kTagNative || info->seccomp_data == kTagForeignArch;
+  ask_entry(task, info->seccomp_data == kTagNative || info->seccomp_data == kTagForeignArch);
+}
+
+void Tracer::ask_entry(Task& task, bool ours) {
+  task.hint = 0;
   const EntryDecision decision =
       ours ? policy_.on_entry(task) : EntryDecision{EntryAction::Skip, -ENOSYS};
+  if (stub_ && task.hint) stub_->tell_hint(task);
   switch (decision.action) {
     case EntryAction::Pass:
       task.call.reset();
@@ -326,6 +345,20 @@ void Tracer::handle_signal(Task& task) {
   }
   if (action == SignalAction::Stop) sig = SIGSTOP;
   else if (action != SignalAction::Deliver) sig = 0;
+  if (stub_) {
+    auto regs = ptrace_raw::get_regs(task.tid);
+    const std::uint64_t was = regs ? regs->rip : 0;
+    if (regs && leave_stub(task, *regs)) {
+      // A fault of the stub's own, in memory that the application took away meanwhile.
+      if ((sig == SIGSEGV || sig == SIGBUS) && info->si_code > 0 && stub_->is_code(task, was)) sig = 0;
+      ptrace_raw::set_regs(task.tid, *regs).ignore();
+      if (task.held) {
+        task.deferred_signal = sig;
+        if (must_hold(task)) go_on(task);
+        return;
+      }
+    }
+  }
 
   auto status = task_status(task.tid);
   if (status) {
@@ -347,6 +380,7 @@ void Tracer::handle_signal(Task& task) {
 }
 
 void Tracer::handle_interrupted(Task& task) {
+  if (task.begin != Task::Begun) begin(task);
   task.interrupted = false;
   task.app_stopped = false;
   if (must_hold(task)) {
@@ -363,6 +397,7 @@ void Tracer::handle_interrupted(Task& task) {
 }
 
 void Tracer::handle_group_stop(Task& task) {
+  if (task.begin != Task::Begun) begin(task);
   if (must_hold(task)) {
     task.interrupted = false;
     task.app_stopped = true;
@@ -370,6 +405,8 @@ void Tracer::handle_group_stop(Task& task) {
     return;
   }
   task.app_stopped = false;
+  if (auto regs = ptrace_raw::get_regs(task.tid); regs && leave_stub(task, *regs))
+    ptrace_raw::set_regs(task.tid, *regs).ignore();
   task.state = RunState::Listening;
   task.injected = false;
   ptrace_raw::listen(task.tid).ignore();
@@ -386,6 +423,7 @@ void Tracer::go_on(Task& task, int sig) {
   }
   task.state = RunState::Running;
   task.clean = false;
+  if (sig == 0) sig = std::exchange(task.deferred_signal, 0);
   ptrace_raw::cont(task.tid, sig).ignore();
 }
 
@@ -422,9 +460,13 @@ std::optional<int> restarted_call(pid_t tid, const Regs& regs) {
 void Tracer::settle(Task& task) {
   task.clean = true;
   auto regs = ptrace_raw::get_regs(task.tid);
-  if (!regs || !in_call(*regs)) return;
+  if (!regs) return;
+  if (leave_stub(task, *regs)) ptrace_raw::set_regs(task.tid, *regs).ignore();
+  if (!in_call(*regs)) return;
   const long result = static_cast<long>(regs->rax);
   if (!is_restart_code(result) && result != -EINTR) return;
+  // Nobody holds it: the kernel goes on with the time that is left.
+  if (is_restart_code(result) && !must_hold(task) && !task.held) return;
   auto status = task_status(task.tid);
   if (status && handler_due(*status)) return;  // the application's own interruption
   if (task.call) {

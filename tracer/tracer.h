@@ -17,6 +17,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "supervisor/base/clock.h"
@@ -25,6 +26,10 @@
 #include "tracer/task.h"
 
 namespace supervise {
+
+namespace stub {
+class Stub;
+}
 
 enum class EntryAction {
   Pass,   // no exit stop
@@ -51,11 +56,21 @@ enum class SignalAction {
   Stop,      // SIGSTOP in its place: the kernel lets no other signal stop an orphaned process group
 };
 
+// What the stub knew of a call that it made.
+struct StubNote {
+  std::uint64_t entered = 0;  // ring position at its entry; 0: it did not look
+  std::uint32_t file = 0;     // 1 + index of the file in stub::Control::files; 0: not known
+  std::uint32_t path = 0;     // 1 + index of the storage path
+};
+
 class TracerPolicy {
  public:
   virtual ~TracerPolicy() = default;
   virtual EntryDecision on_entry(Task& task) = 0;
   virtual ExitAction on_exit(Task& task, long result, ptrace_raw::Regs& regs) = 0;
+  // A call that the stub made and could not end alone: `result` is what came and stands in regs.rax.
+  virtual ExitAction on_result(Task&, long /*result*/, ptrace_raw::Regs&, const StubNote&) { return ExitAction::Continue; }
+  virtual void on_ring_filling() {}  // the journal's ring is half full
   // The call that was entered will be entered again from the beginning (hold, restart).
   virtual void on_call_dropped(Task& task) = 0;
   virtual SignalAction on_signal(Task& task, const siginfo_t& info) = 0;
@@ -68,7 +83,15 @@ class TracerPolicy {
 
 class Tracer {
  public:
-  explicit Tracer(TracerPolicy& policy) : policy_(policy) {}
+  explicit Tracer(TracerPolicy& policy);
+  ~Tracer();
+  // Before the first task. Nothing is patched without it, or while it is paused.
+  void use_stub(std::unique_ptr<stub::Stub> stub);
+  stub::Stub* stub() const { return stub_.get(); }
+  // With everything held: takes what is shared with us out of all processes, as an image must have it;
+  // or puts it in again (also after adopt() of an image's processes, whose arenas it finds).
+  void unshare_stub(Deadline deadline);
+  void share_stub(Deadline deadline);
 
   // Seizes a process that waits before its exec.
   Status seize_new(pid_t pid);
@@ -113,6 +136,16 @@ class Tracer {
 
  private:
   friend class Injector;
+  // tracer/stub_tasks.cpp
+  void begin(Task& task);
+  void learn_parentage(const Task& parent, Task& child);
+  bool leave_stub(Task& task, ptrace_raw::Regs& regs);
+  void tell_result(Task& task, long result, std::uint64_t slow, const StubNote& note, ptrace_raw::Regs& regs);
+  bool serve_report(Task& task, const ptrace_raw::CallInfo& info);
+  bool patch_due(Task& task, std::uint64_t site, int nr);
+  bool patch(Task& task, std::uint64_t site, int nr);
+  bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped);
+  void ask_entry(Task& task, bool ours);
   Task& add(pid_t tid);
   void remove(pid_t tid);
   void handle(pid_t tid, int status);
@@ -139,6 +172,7 @@ class Tracer {
   bool safe_ = false;
   std::set<pid_t> stopped_by_app_;
   Figures figures_;
+  std::unique_ptr<stub::Stub> stub_;
 };
 
 // Waits for a SIGCHLD (which the program keeps blocked) or the deadline.

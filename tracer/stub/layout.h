@@ -138,7 +138,7 @@ enum ControlFlags : uint32_t {
   kByMount = 1,       // mount ids tell what is on a storage path
   kJournalContent = 2,
   kJournalRanges = 4,  // neither: writes are not journaled
-  kFirstIo = 8,        // the next success on a storage path must be told
+  kSlow = 8,           // for now the supervisor decides all that is not kModeNative
   kNoPaths = 16,       // none is declared
 };
 
@@ -173,6 +173,7 @@ struct Control {
   uint64_t mount_ids[kMounts];
   uint8_t mount_path[kMounts];
   uint8_t modes[kModes];     // by system call number
+  uint16_t names[kModes];    // for kModeName...: which arguments are names (name_arg below)
   uint32_t ring_lock;        // Lock word
   uint32_t ring_wanted;      // set by the stub: the ring is half full; cleared by the supervisor
   alignas(64) uint64_t head; // bytes ever published; index is head % kRingSize
@@ -182,6 +183,13 @@ struct Control {
   Description descriptions[kDescriptions];
 };
 static_assert(sizeof(Control) <= kControlSize);
+
+// Two names a call, 7 bits each: argument index + 1 of the directory (0: the working directory) in bits 0
+// to 2, of the path in bits 3 to 5 (0: no such name), bit 6: a final symbolic link is followed.
+inline constexpr uint16_t name_arg(int dirfd, int path, bool follow, int which) {
+  return static_cast<uint16_t>((static_cast<unsigned>(dirfd + 1) | static_cast<unsigned>(path + 1) << 3 |
+                                (follow ? 64u : 0u)) << (which * 7));
+}
 
 // ---- the ring: records of whole cache lines, none of which wraps
 enum RecordState : uint32_t {

@@ -1,0 +1,79 @@
+// How a site (a `syscall` instruction) becomes a jump into the stub. Pure: bytes and addresses.
+//
+// A patch keeps `site` (where restarted calls and interrupted threads go) and `site + 2` (where calls
+// return) valid, and changes nothing else:
+//   A  the 5-byte `mov $imm32,%r32` right before the site becomes `jmp rel32`; the mov goes into the slot
+//   B  the syscall's own two bytes become `e9 d0`: with the next three bytes of code as the rest of the
+//      displacement, whose lowest byte d0 is free: one of 256 targets
+//   C  as B, on `xor %eax,%eax` before the site; the syscall itself is part of the displacement
+// A slot (layout.h) lies within 2 GiB of its site.
+//
+// That the bytes before a site are the instruction that they look like can't be proven from them alone.
+// A takes `mov $nr,%eax` only when nr is the number that was called with; other registers only with an
+// operand that a mov has and that, read as the displacement of a memory operand, has no opcode before it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "tracer/stub/layout.h"
+
+namespace supervise::stub {
+
+inline constexpr std::size_t kBefore = 16, kAfter = 16;  // bytes of code that a plan is made from
+
+struct Plan {
+  Method method = kMethodNone;
+  std::uint8_t patched_at = 0;   // bytes before the site at which the patch begins
+  std::uint8_t patched_size = 0;
+  std::array<std::uint8_t, 5> original{};  // what is there
+  std::uint8_t prefix_size = 0;  // of `original`, what the slot begins with
+  std::uint64_t first = 0;       // B, C: the slot lies at first + d0, d0 in 0..255; A: 0, anywhere near
+};
+
+// In order of preference. `before` ends at the site, `after` begins there.
+std::vector<Plan> plan_patch(std::uint64_t site, int nr, std::span<const std::uint8_t, kBefore> before,
+                             std::span<const std::uint8_t, kAfter> after);
+
+// Bytes from the slot's begin to `slow`.
+std::uint64_t slow_offset(const Site& site);
+std::uint64_t slow_offset(const Plan& plan);
+std::array<std::uint8_t, kSlotSize> encode_slot(const Plan& plan, std::uint64_t site, std::uint64_t slot);
+std::vector<std::uint8_t> encode_patch(const Plan& plan, std::uint64_t site, std::uint64_t slot);
+
+// The pages that hold slots; the first 8 bytes of each hold the address of the stub's entry.
+class SlotPages {
+ public:
+  static constexpr std::uint64_t kPage = 4096, kEntrySize = 8;
+
+  // In a page that is there.
+  std::optional<std::uint64_t> find(const Plan& plan, std::uint64_t site) const;
+  // A page to be mapped at exactly this place, and the slot in it (B, C).
+  struct Wanted {
+    std::uint64_t page, slot;
+  };
+  std::vector<Wanted> wanted(const Plan& plan) const;
+  // Places to ask the kernel for a page near the site (A).
+  static std::vector<std::uint64_t> hints(std::uint64_t site);
+  static bool near(std::uint64_t a, std::uint64_t b);
+
+  void add_page(std::uint64_t page) { pages_.insert(page); }
+  void take(std::uint64_t slot) { slots_.insert(slot); }
+  bool has_page(std::uint64_t page) const { return pages_.contains(page); }
+  const std::set<std::uint64_t>& pages() const { return pages_; }
+  const std::set<std::uint64_t>& slots() const { return slots_; }
+
+ private:
+  bool free(std::uint64_t slot) const;
+  std::set<std::uint64_t> pages_, slots_;
+};
+
+// For a thread whose instruction pointer is in a slot: where it would be without it. Nothing: in none.
+std::optional<std::uint64_t> find_in_slot(const std::map<std::uint64_t, Site>& by_slot, std::uint64_t rip);
+
+}  // namespace supervise::stub

@@ -1,0 +1,263 @@
+#include "tracer/stub/stub.h"
+
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+
+#include "tracer/fd_channel.h"
+#include "tracer/memory.h"
+#include "tracer/proc_info.h"
+#include "tracer/stub/code.h"
+#include "tracer/stub/ring_reader.h"
+
+namespace supervise::stub {
+namespace {
+
+constexpr std::uint64_t kSharedSize = kControlSize + kRingSize;
+constexpr std::uint64_t kPrivateSize = kProcess + kProcessSize - kAreas;  // areas, descriptors, process page
+constexpr std::uint64_t kWholeCode = kCodeSize + kTracedSize;
+constexpr std::uint64_t kNoFd = ~0ull;
+
+struct Piece {
+  std::uint64_t offset, size;
+  int prot;
+};
+constexpr Piece kPieces[] = {{kAreas, kPrivateSize, PROT_READ | PROT_WRITE},
+                             {kCode, kWholeCode, PROT_READ | PROT_EXEC},
+                             {kControl, kSharedSize, PROT_READ | PROT_WRITE}};
+
+Result<bool> map_at(Injector& in, std::uint64_t at, std::uint64_t size, int prot) {
+  ASSIGN_OR_RETURN(const long got, in.call(SYS_mmap, {at, size, static_cast<std::uint64_t>(prot),
+                                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+                                                      kNoFd, 0}));
+  if (got == static_cast<long>(at)) return true;
+  if (got > 0 || got < -4095) in.call(SYS_munmap, {static_cast<std::uint64_t>(got), size}).value_or(0);
+  if (got == -ENOMEM || got == -EACCES || got == -EPERM)
+    return errno_error(static_cast<int>(-got), "memory for the stub");
+  return false;
+}
+
+template <class T>
+Status put(pid_t pid, std::uint64_t at, const T& value) {
+  return write_exact(pid, at, std::as_bytes(std::span(&value, 1)));
+}
+
+Status write_code(pid_t pid, std::uint64_t window) {
+  std::vector<std::byte> code(code_bytes().begin(), code_bytes().end());
+  CodeHead head = code_head();
+  head.area_tag = (window + kAreas) / kAreasSize;
+  memcpy(code.data(), &head, sizeof head);
+  RETURN_IF_ERROR(write_exact(pid, window + kCode, code));
+  return write_exact(pid, window + kTraced, traced_bytes());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Stub>> Stub::create() {
+  if (!have_fsgsbase())
+    return plain_error("calls can't be made in process: this processor or kernel lacks FSGSBASE (Linux 5.9 or later)");
+  auto stub = std::unique_ptr<Stub>(new Stub);
+  stub->memory_.reset(memfd_create("supervise-stub", MFD_CLOEXEC));
+  if (!stub->memory_) return errno_error("memfd_create for the stub");
+  if (ftruncate(stub->memory_.get(), kSharedSize) != 0) return errno_error("ftruncate for the stub");
+  void* at = mmap(nullptr, kSharedSize, PROT_READ | PROT_WRITE, MAP_SHARED, stub->memory_.get(), 0);
+  if (at == MAP_FAILED) return errno_error("mmap for the stub");
+  stub->control_ = static_cast<Control*>(at);
+  stub->ring_ = static_cast<char*>(at) + kControlSize;
+  stub->control_->magic = kMagic;
+  stub->control_->version = kVersion;
+  stub->control_->flags = kSlow;
+  // Another supervisor's, as an image carries it, must never look like ours.
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  stub->control_->fd_epoch = static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1'000'000) | 1u << 31;
+  return stub;
+}
+
+Stub::~Stub() {
+  if (control_) munmap(control_, kSharedSize);
+}
+
+void Stub::on_exec(Task& task) const {
+  task.space = std::make_shared<Space>();
+  task.area = 0;
+  task.begin = Task::Begun;
+  task.deferred_signal = 0;
+}
+
+void Stub::on_end(const Task& task) {
+  release_locks_of(*control_, static_cast<std::uint32_t>(task.tid));
+  if (task.space && task.area) task.space->give_area(task.area);
+}
+
+bool Stub::is_code(const Task& task, std::uint64_t rip) const {
+  return task.space && task.space->installed && rip >= task.space->at(kCode) && rip < task.space->at(kCode) + kCodeSize;
+}
+
+bool Stub::is_traced_entry(const Task& task, std::uint64_t ip) const {
+  return task.space && task.space->installed && ip == task.space->at(kCode) + code_head().traced_entry + 2;
+}
+
+void Stub::tell_hint(const Task& task) const {
+  if (task.area) put(task.tid, task.area + offsetof(Area, hint), task.hint).ignore();
+}
+
+Result<Area> Stub::area_of(const Task& task) const {
+  if (!task.area) return plain_error("no area");
+  return read_value<Area>(task.tid, task.area);
+}
+
+void Stub::release(const Task& task, const Area& area) {
+  if (area.ring_held) void_record(*control_, ring_, area.ring_pos, area.tid);
+  if (area.ring_held || area.file_held) release_locks_of(*control_, area.tid);
+  Area idle = area;
+  idle.stage = kIdle;
+  idle.ring_held = idle.file_held = 0;
+  put(task.tid, task.area, idle).ignore();
+}
+
+Status Stub::install(Injector& in, Space& space) {
+  const pid_t pid = in.tid();
+  for (unsigned w = kLastWindow; w >= kFirstWindow && !space.window; --w) {
+    const std::uint64_t window = w * kWindow;
+    std::size_t done = 0;
+    for (const Piece& piece : kPieces) {
+      ASSIGN_OR_RETURN(const bool there, map_at(in, window + piece.offset, piece.size, piece.prot));
+      if (!there) break;
+      ++done;
+    }
+    if (done == std::size(kPieces)) {
+      space.window = window;
+      break;
+    }
+    for (std::size_t i = 0; i < done; ++i)
+      in.call(SYS_munmap, {window + kPieces[i].offset, kPieces[i].size}).value_or(0);
+  }
+  if (!space.window) return plain_error("no room for the stub in the low addresses of the process");
+  RETURN_IF_ERROR(write_code(pid, space.window));
+  Process process{};
+  process.magic = kMagic;
+  process.version = kVersion;
+  process.window = space.window;
+  process.fd_epoch = control_->fd_epoch;
+  RETURN_IF_ERROR(put(pid, space.at(kProcess), process));
+  RETURN_IF_ERROR(share(in, space));
+  space.installed = true;
+  ++figures.spaces;
+  return {};
+}
+
+Status Stub::share(Injector& in, const Space& space) const {
+  ASSIGN_OR_RETURN(FdChannel channel, FdChannel::open(in));
+  ASSIGN_OR_RETURN(const int fd, channel.give(memory_.get()));
+  auto mapped = in.call_checked(SYS_mmap, {space.at(kControl), kSharedSize, PROT_READ | PROT_WRITE,
+                                           MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(fd), 0});
+  in.call(SYS_close, {static_cast<std::uint64_t>(fd)}).value_or(0);
+  return mapped ? Status() : Status(mapped.error());
+}
+
+Status Stub::unshare(Injector& in, const Space& space) const {
+  auto mapped = in.call_checked(SYS_mmap, {space.at(kControl), kSharedSize, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, kNoFd, 0});
+  return mapped ? Status() : Status(mapped.error());
+}
+
+Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why) {
+  const pid_t pid = in.tid();
+  if (space.sites.size() == kSites) {
+    why = "the site table is full";
+    return false;
+  }
+  std::array<std::uint8_t, kBefore + kAfter> code{};
+  // Code that begins or ends a mapping: what can't be read is no plan's instruction.
+  read_some(pid, site, std::as_writable_bytes(std::span(code).subspan<kBefore>()));
+  for (std::size_t n = kBefore; n > 0; --n)
+    if (read_some(pid, site - n, std::as_writable_bytes(std::span(code).subspan(kBefore - n, n))) == n) break;
+  const auto plans = plan_patch(site, nr, std::span<const std::uint8_t, kBefore>(code.data(), kBefore),
+                                std::span<const std::uint8_t, kAfter>(code.data() + kBefore, kAfter));
+  const auto prepare = [&](std::uint64_t page) -> Status {
+    space.pages.add_page(page);
+    return put(pid, page, space.at(kCode) + code_head().enter);
+  };
+  why = plans.empty() ? "no system call instruction" : "no page near the call";
+  for (const Plan& plan : plans) {
+    auto slot = space.pages.find(plan, site);
+    if (!slot && plan.method == kMethodMov) {
+      for (std::uint64_t hint : SlotPages::hints(site)) {
+        ASSIGN_OR_RETURN(const long got, in.call(SYS_mmap, {hint, SlotPages::kPage, PROT_READ | PROT_EXEC,
+                                                            MAP_PRIVATE | MAP_ANONYMOUS, kNoFd, 0}));
+        if (got < 0 && got > -4096) continue;
+        const auto page = static_cast<std::uint64_t>(got);
+        if (!SlotPages::near(page, site)) {
+          in.call(SYS_munmap, {page, SlotPages::kPage}).value_or(0);
+          continue;
+        }
+        RETURN_IF_ERROR(prepare(page));
+        break;
+      }
+      slot = space.pages.find(plan, site);
+    }
+    if (!slot) {
+      for (const auto& wanted : space.pages.wanted(plan)) {
+        auto there = map_at(in, wanted.page, SlotPages::kPage, PROT_READ | PROT_EXEC);
+        if (!there || !*there) continue;
+        RETURN_IF_ERROR(prepare(wanted.page));
+        slot = wanted.slot;
+        break;
+      }
+    }
+    if (!slot) continue;
+    Site entry{};
+    entry.address = site;
+    entry.slot = *slot;
+    entry.method = static_cast<std::uint8_t>(plan.method);
+    entry.patched_at = plan.patched_at;
+    entry.patched_size = plan.patched_size;
+    std::copy(plan.original.begin(), plan.original.end(), entry.original);
+    RETURN_IF_ERROR(put(pid, *slot, encode_slot(plan, site, *slot)));
+    RETURN_IF_ERROR(put(pid, space.at(kProcess) + sizeof(Process) + space.sites.size() * sizeof(Site), entry));
+    const auto bytes = encode_patch(plan, site, *slot);
+    RETURN_IF_ERROR(write_exact(pid, site - plan.patched_at, std::as_bytes(std::span(bytes))));
+    space.add_site(entry, *slot + slow_offset(plan));
+    RETURN_IF_ERROR(put(pid, space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
+    ++figures.patched;
+    return true;
+  }
+  ++figures.unpatchable;
+  return false;
+}
+
+Result<bool> Stub::find(pid_t pid, Space& space) const {
+  for (unsigned w = kLastWindow; w >= kFirstWindow; --w) {
+    const std::uint64_t window = w * kWindow;
+    auto process = read_value<Process>(pid, window + kProcess);
+    if (!process || process->magic != kMagic || process->window != window) continue;
+    if (process->version != kVersion || process->sites > kSites)
+      return plain_error(fmt::format("the image's stub has version {}, this program's {}: its calls go the slow way",
+                                     process->version, kVersion));
+    std::vector<Site> sites(process->sites);
+    RETURN_IF_ERROR(read_exact(pid, window + kProcess + sizeof(Process), std::as_writable_bytes(std::span(sites))));
+    space.window = window;
+    space.installed = true;
+    for (const Site& site : sites) space.add_site(site, site.slot + slow_offset(site));
+    // Areas are known by the threads' %gs; what is above the highest one was never used, or is free.
+    space.areas = kAreaCount;
+    return true;
+  }
+  return false;
+}
+
+Status Stub::renew_code(pid_t pid, const Space& space) const {
+  RETURN_IF_ERROR(write_code(pid, space.window));
+  for (std::uint64_t page : space.pages.pages())
+    RETURN_IF_ERROR(put(pid, page, space.at(kCode) + code_head().enter));
+  return {};
+}
+
+}  // namespace supervise::stub

@@ -1,0 +1,62 @@
+// The supervisor's side of the stub: the memory that it shares with all processes of the application, and
+// how an arena gets into one of them. Which calls may stay in process is the policy's affair: it fills the
+// control block. layout.h describes what lies where; tracer/stub_tasks.cpp how tasks live with it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "supervisor/base/result.h"
+#include "supervisor/base/unique_fd.h"
+#include "tracer/inject.h"
+#include "tracer/stub/layout.h"
+#include "tracer/stub/space.h"
+#include "tracer/task.h"
+
+namespace supervise::stub {
+
+class Stub {
+ public:
+  // The Error says what this host lacks.
+  static Result<std::unique_ptr<Stub>> create();
+  ~Stub();
+
+  Control& control() { return *control_; }
+  char* ring() { return ring_; }
+
+  void on_exec(Task& task) const;
+  void on_end(const Task& task);
+  bool is_code(const Task& task, std::uint64_t rip) const;
+  bool is_traced_entry(const Task& task, std::uint64_t ip) const;  // `ip`: behind the instruction
+  void tell_hint(const Task& task) const;  // Task::hint, to the stub that waits for it
+  Result<Area> area_of(const Task& task) const;
+  // The thread is out of the stub: its locks are free, a record that it did not finish is void.
+  void release(const Task& task, const Area& area);
+
+  // With all threads of the address space stopped. `in`: one of them.
+  Status install(Injector& in, Space& space);
+  Status share(Injector& in, const Space& space) const;    // control block and ring
+  Status unshare(Injector& in, const Space& space) const;  // zeros in their place
+  // Maps what a slot needs, then writes slot and patch. False, with `why`: not patchable.
+  Result<bool> patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why);
+  // After an image: the arena of this process, when it has one that we understand.
+  Result<bool> find(pid_t pid, Space& space) const;
+  Status renew_code(pid_t pid, const Space& space) const;
+
+  bool paused = false;          // patch nothing for now
+  unsigned site_traps = 8;      // a site is patched at this many of its stops...
+  unsigned space_traps = 64;    // ...once its address space had this many
+
+  struct Figures {
+    std::uint64_t spaces = 0, patched = 0, unpatchable = 0, reports = 0, left = 0;
+    std::string last_refusal;
+  } figures;
+
+ private:
+  Stub() = default;
+  UniqueFd memory_;
+  Control* control_ = nullptr;
+  char* ring_ = nullptr;
+};
+
+}  // namespace supervise::stub
