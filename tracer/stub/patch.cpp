@@ -22,32 +22,81 @@ void store32(std::uint8_t* at, std::uint64_t value) {
   memcpy(at, &low, sizeof low);
 }
 
-// Would a byte b8..bf behind this one be its ModRM byte?
+constexpr std::int32_t kAtFdCwd = -100;
+
+bool one_of(std::uint8_t byte, std::initializer_list<int> list) { return std::ranges::find(list, byte) != list.end(); }
+
+// Of an instruction with a ModRM byte: its mode and its base.
+unsigned mode(std::uint8_t modrm) { return modrm >> 6; }
+unsigned base(std::uint8_t modrm) { return modrm & 7; }
+
+// May this be an opcode (the last byte of one) that takes a ModRM byte from b8 to bf?
 bool takes_modrm(std::uint8_t opcode) {
-  if (opcode < 0x40) return (opcode & 7) < 4;              // add, or, adc, sbb, and, sub, xor, cmp
-  if (opcode >= 0x80 && opcode <= 0x8f) return true;       // group 1, test, xchg, mov, lea, pop
-  for (std::uint8_t o : {0x62, 0x63, 0x69, 0x6b, 0xc0, 0xc1, 0xc4, 0xc5, 0xc6, 0xc7, 0xd0, 0xd1, 0xd2, 0xd3, 0xf6, 0xf7, 0xfe, 0xff})
-    if (opcode == o) return true;
-  return opcode >= 0xd8 && opcode <= 0xdf;                 // x87
+  if (opcode < 0x40) return (opcode & 7) < 4;         // add, or, adc, sbb, and, sub, xor, cmp
+  if (opcode >= 0x80 && opcode <= 0x8f) return true;  // group 1, test, xchg, mov, lea, pop
+  if (opcode >= 0xd8 && opcode <= 0xdf) return true;  // x87
+  return one_of(opcode, {0x62, 0x63, 0x69, 0x6b, 0xc0, 0xc1, 0xc4, 0xc5, 0xc6, 0xc7, 0xd0, 0xd1, 0xd2, 0xd3, 0xf6,
+                         0xf7, 0xfe, 0xff});
 }
 
-bool plain_mov(std::span<const std::uint8_t, kBefore> before, int nr) {
-  const std::uint8_t* mov = before.data() + kBefore - 5;
-  if (mov[0] < 0xb8 || mov[0] > 0xbf) return false;
-  if ((mov[-1] & 0xf0) == 0x40) return false;  // REX: another register, or the end of something else
-  const std::int32_t value = load32(mov + 1);
-  if (mov[0] == 0xb8) return value == nr;
-  if (mov[-2] == 0x0f || mov[-3] == 0x0f || takes_modrm(mov[-1])) return false;
-  return value == -100 /* AT_FDCWD */ || (value >= 0 && value < 0x10000);
+// Is `mov` in truth the disp8 of an instruction with an imm32, which is what follows?
+bool is_operand(const std::uint8_t* mov) {
+  const auto takes_imm32 = [](std::uint8_t opcode) { return one_of(opcode, {0x69, 0x81, 0xc7, 0xf7}); };
+  if (takes_imm32(mov[-2]) && mode(mov[-1]) == 1 && base(mov[-1]) != 4) return true;
+  return takes_imm32(mov[-3]) && mode(mov[-2]) == 1 && base(mov[-2]) == 4;
+}
+
+// Is it in truth the ModRM or SIB byte of an instruction with a disp32? `opcode` is b9..bf.
+bool is_memory_operand(const std::uint8_t* mov, std::int32_t value) {
+  if (mov[0] == 0xbd && mode(mov[-1]) == 0 && base(mov[-1]) == 4) return true;  // index without a base: always disp32
+  if (value >= -0x80 && value < 0x80) return false;                            // a disp8 would have done
+  if (mode(mov[-1]) == 2 && base(mov[-1]) == 4) return true;
+  return takes_modrm(mov[-1]) || mov[-1] == 0x0f || mov[-2] == 0x0f || mov[-3] == 0x0f || one_of(mov[-3], {0xc5}) ||
+         one_of(mov[-4], {0xc4, 0x8f}) || mov[-5] == 0x62;
+}
+
+// Several short instructions that end at the site need an immediate byte before the operand's last zeros.
+bool is_several(std::int32_t value) {
+  const auto low = static_cast<std::uint8_t>(value), next = static_cast<std::uint8_t>(value >> 8);
+  return one_of(low, {0x0f, 0x6b, 0x80, 0x82, 0x83, 0xc0, 0xc1, 0xc6, 0xc8}) ||
+         one_of(next, {0x6b, 0x80, 0x82, 0x83, 0xc0, 0xc1, 0xc6});
+}
+
+// Length of the `mov $imm32,%reg` that ends at the site; 0: there is none, or it may be something else.
+unsigned mov_before(std::span<const std::uint8_t, kBefore> before, int nr) {
+  const std::uint8_t* end = before.data() + kBefore;
+  const std::int32_t value = load32(end - 4);
+  // An immediate may be a sign-extended 64-bit one here: all bytes are the instruction's own.
+  if (one_of(end[-7], {0x48, 0x49}) && end[-6] == 0xc7 && (end[-5] & 0xf8) == 0xc0) {
+    const bool number = end[-7] == 0x48 && end[-5] == 0xc0;
+    return number ? (value == nr ? 7 : 0) : (value >= -0x80 && value < 0x10000 ? 7 : 0);
+  }
+  const std::uint8_t* mov = end - 5;
+  if (mov[0] < 0xb8 || mov[0] > 0xbf || is_operand(mov)) return 0;
+  if ((mov[-1] & 0xf0) == 0x40) return 0;
+  if (mov[0] == 0xb8) return value == nr ? 5 : 0;
+  const bool plausible = value == kAtFdCwd || (value >= 0 && value < 0x10000 && (value < 0x80 || !is_several(value)));
+  return plausible && !is_memory_operand(mov, value) ? 5 : 0;
 }
 
 std::uint64_t pun_target(std::uint64_t jump, const std::uint8_t* high) {
-  const std::uint32_t displacement = static_cast<std::uint32_t>(high[0]) << 8 | static_cast<std::uint32_t>(high[1]) << 16 |
-                                     static_cast<std::uint32_t>(high[2]) << 24;
-  return jump + kJmpSize + static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(displacement)));
+  const std::uint8_t displacement[] = {0, high[0], high[1], high[2]};
+  return jump + kJmpSize + static_cast<std::uint64_t>(std::int64_t{load32(displacement)});
 }
 
-bool reachable(std::uint64_t target) { return target >= kLowest && target < kHighest; }
+// From the site to all of the slots there, and back.
+bool reachable(std::uint64_t target, std::uint64_t site) {
+  return target >= kLowest && target < kHighest && SlotPages::near(target, site);
+}
+
+Plan make_plan(Method method, std::uint8_t patched_at, std::uint8_t patched_size, const std::uint8_t* code) {
+  Plan p;
+  p.method = method;
+  p.patched_at = patched_at;
+  p.patched_size = patched_size;
+  std::copy_n(code, std::max(patched_at, patched_size), p.original.begin());
+  return p;
+}
 
 }  // namespace
 
@@ -56,37 +105,37 @@ std::vector<Plan> plan_patch(std::uint64_t site, int nr, std::span<const std::ui
   std::vector<Plan> plans;
   if (after[0] != 0x0f || after[1] != 0x05) return plans;
   const std::uint8_t* end = before.data() + kBefore;
-  if (plain_mov(before, nr)) {
-    Plan p;
-    p.method = kMethodMov;
-    p.patched_at = p.patched_size = p.prefix_size = 5;
-    std::copy_n(end - 5, 5, p.original.begin());
-    plans.push_back(p);
+  if (const unsigned length = mov_before(before, nr)) {
+    plans.push_back(make_plan(kMethodMov, static_cast<std::uint8_t>(length), kJmpSize, end - length));
   }
-  if (nr == 0 && end[-2] == 0x31 && end[-1] == 0xc0 && (end[-3] & 0xf0) != 0x40) {
+  // Not: of other registers or 16 bits, nor the end of an instruction with an imm8.
+  if (nr == 0 && end[-2] == 0x31 && end[-1] == 0xc0 && (end[-3] & 0xf0) != 0x40 &&
+      !one_of(end[-3], {0x0f, 0x66, 0x6b, 0x80, 0x83, 0xc0, 0xc1, 0xc6})) {
     const std::uint8_t high[] = {0x0f, 0x05, after[2]};
-    Plan p;
-    p.method = kMethodXor;
-    p.patched_at = p.patched_size = p.prefix_size = 2;
-    std::copy_n(end - 2, 2, p.original.begin());
+    Plan p = make_plan(kMethodXor, 2, 2, end - 2);
     p.first = pun_target(site - 2, high);
-    if (reachable(p.first)) plans.push_back(p);
+    if (reachable(p.first, site)) plans.push_back(p);
   }
-  Plan p;
-  p.method = kMethodPun;
-  p.patched_size = 2;
-  std::copy_n(after.begin(), 2, p.original.begin());
+  Plan p = make_plan(kMethodPun, 0, 2, after.data());
   p.first = pun_target(site, &after[2]);
-  if (reachable(p.first)) plans.push_back(p);
+  if (reachable(p.first, site)) plans.push_back(p);
   return plans;
 }
 
-std::uint64_t slow_offset(const Plan& plan) { return plan.prefix_size + kLeaSize + kJmpMemorySize; }
-
-std::uint64_t slow_offset(const Site& site) {
-  const std::uint64_t prefix = site.method == kMethodPun ? 0 : site.patched_size;
-  return prefix + kLeaSize + kJmpMemorySize;
+bool disturbs(const Plan& plan, std::uint64_t site, std::span<const Site> patched) {
+  const std::uint64_t begin = site - plan.patched_at;
+  const auto overlap = [](std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64_t b_size) {
+    return a < b + b_size && b < a + a_size;
+  };
+  return std::ranges::any_of(patched, [&](const Site& other) {
+    const std::uint64_t there = other.address - other.patched_at;
+    return overlap(begin, plan.patched_size, there, kJmpSize) || overlap(begin, kJmpSize, there, other.patched_size);
+  });
 }
+
+std::uint64_t slow_offset(const Plan& plan) { return plan.patched_at + kLeaSize + kJmpMemorySize; }
+
+std::uint64_t slow_offset(const Site& site) { return site.patched_at + kLeaSize + kJmpMemorySize; }
 
 std::array<std::uint8_t, kSlotSize> encode_slot(const Plan& plan, std::uint64_t site, std::uint64_t slot) {
   std::array<std::uint8_t, kSlotSize> code;
@@ -94,7 +143,7 @@ std::array<std::uint8_t, kSlotSize> encode_slot(const Plan& plan, std::uint64_t 
   std::uint8_t* at = code.data();
   const auto here = [&] { return slot + static_cast<std::uint64_t>(at - code.data()); };
   const std::uint64_t slow = slot + slow_offset(plan);
-  at = std::copy_n(plan.original.begin(), plan.prefix_size, at);
+  at = std::copy_n(plan.original.begin(), plan.patched_at, at);
   std::copy_n(kLea, sizeof kLea, at);
   store32(at + 3, slow - (here() + kLeaSize));
   at += kLeaSize;
@@ -110,11 +159,21 @@ std::array<std::uint8_t, kSlotSize> encode_slot(const Plan& plan, std::uint64_t 
 }
 
 std::vector<std::uint8_t> encode_patch(const Plan& plan, std::uint64_t site, std::uint64_t slot) {
-  if (plan.method != kMethodMov)
-    return {0xe9, static_cast<std::uint8_t>(slot - plan.first)};
+  if (plan.method != kMethodMov) return {0xe9, static_cast<std::uint8_t>(slot - plan.first)};
   std::vector<std::uint8_t> jump(kJmpSize, 0xe9);
-  store32(&jump[1], slot - site);  // the jump ends where the site begins
+  store32(&jump[1], slot - (site - plan.patched_at + kJmpSize));
   return jump;
+}
+
+Site to_site(const Plan& plan, std::uint64_t site, std::uint64_t slot) {
+  Site entry{};
+  entry.address = site;
+  entry.slot = slot;
+  entry.method = static_cast<std::uint8_t>(plan.method);
+  entry.patched_at = plan.patched_at;
+  entry.patched_size = plan.patched_size;
+  std::ranges::copy(plan.original, entry.original);
+  return entry;
 }
 
 bool SlotPages::near(std::uint64_t a, std::uint64_t b) {

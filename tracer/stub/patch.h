@@ -1,16 +1,26 @@
 // How a site (a `syscall` instruction) becomes a jump into the stub. Pure: bytes and addresses.
 //
 // A patch keeps `site` (where restarted calls and interrupted threads go) and `site + 2` (where calls
-// return) valid, and changes nothing else:
-//   A  the 5-byte `mov $imm32,%r32` right before the site becomes `jmp rel32`; the mov goes into the slot
+// return) valid, and changes nothing but its `patched_size` bytes:
+//   A  the `mov $imm32,%reg` right before the site becomes `jmp rel32`; the mov goes into the slot. Of the
+//      7-byte form (48/49 c7 c0+r) the last two bytes stay, which nobody reaches
 //   B  the syscall's own two bytes become `e9 d0`: with the next three bytes of code as the rest of the
 //      displacement, whose lowest byte d0 is free: one of 256 targets
 //   C  as B, on `xor %eax,%eax` before the site; the syscall itself is part of the displacement
-// A slot (layout.h) lies within 2 GiB of its site.
+// A slot (layout.h) lies within 2 GiB of its site, and in one page: a pun's 256 targets always hold places
+// that do not cross into the next one.
 //
-// That the bytes before a site are the instruction that they look like can't be proven from them alone.
-// A takes `mov $nr,%eax` only when nr is the number that was called with; other registers only with an
-// operand that a mov has and that, read as the displacement of a memory operand, has no opcode before it.
+// That the bytes before a site are the instruction that they look like can't be proven from them alone. What
+// could be there instead, given that the site is an instruction (it was executed):
+//   - with a REX prefix another mov: refused
+//   - the operand of an instruction that stores or tests an imm32 (69, 81, c7, f7 with a disp8 that looks like
+//     the opcode): refused
+//   - a memory operand with disp32. Of `mov $nr,%eax` the base would be %rax, which holds the number. Of the
+//     others it is only where a disp8 could not hold the value, or there is no base register: refused there
+//   - several instructions: the last would be `add %al,(%rax)`, the zeros at the operand's end
+// What remains: code that no compiler writes (a prefix before the mov that it does not need, a displacement
+// longer than it must be, an addition through %rax that holds a call's number), and code that jumps into the
+// middle of an instruction.
 #pragma once
 
 #include <array>
@@ -31,8 +41,7 @@ struct Plan {
   Method method = kMethodNone;
   std::uint8_t patched_at = 0;   // bytes before the site at which the patch begins
   std::uint8_t patched_size = 0;
-  std::array<std::uint8_t, 5> original{};  // what is there
-  std::uint8_t prefix_size = 0;  // of `original`, what the slot begins with
+  std::array<std::uint8_t, 8> original{};  // what is there; the slot begins with what lies before the site
   std::uint64_t first = 0;       // B, C: the slot lies at first + d0, d0 in 0..255; A: 0, anywhere near
 };
 
@@ -40,11 +49,18 @@ struct Plan {
 std::vector<Plan> plan_patch(std::uint64_t site, int nr, std::span<const std::uint8_t, kBefore> before,
                              std::span<const std::uint8_t, kAfter> after);
 
+// The jumps of B and C are made of code around them: a patch that changes some of another's five bytes, or the
+// other way round, must not be made.
+bool disturbs(const Plan& plan, std::uint64_t site, std::span<const Site> patched);
+
 // Bytes from the slot's begin to `slow`.
 std::uint64_t slow_offset(const Site& site);
 std::uint64_t slow_offset(const Plan& plan);
 std::array<std::uint8_t, kSlotSize> encode_slot(const Plan& plan, std::uint64_t site, std::uint64_t slot);
+// What goes to site - patched_at.
 std::vector<std::uint8_t> encode_patch(const Plan& plan, std::uint64_t site, std::uint64_t slot);
+// The entry of the site table (layout.h).
+Site to_site(const Plan& plan, std::uint64_t site, std::uint64_t slot);
 
 // The pages that hold slots; the first 8 bytes of each hold the address of the stub's entry.
 class SlotPages {

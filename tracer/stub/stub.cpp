@@ -187,6 +187,7 @@ Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr,
   };
   why = plans.empty() ? "no system call instruction" : "no page near the call";
   for (const Plan& plan : plans) {
+    if (disturbs(plan, site, space.sites)) continue;
     auto slot = space.pages.find(plan, site);
     if (!slot && plan.method == kMethodMov) {
       for (std::uint64_t hint : SlotPages::hints(site)) {
@@ -213,13 +214,7 @@ Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr,
       }
     }
     if (!slot) continue;
-    Site entry{};
-    entry.address = site;
-    entry.slot = *slot;
-    entry.method = static_cast<std::uint8_t>(plan.method);
-    entry.patched_at = plan.patched_at;
-    entry.patched_size = plan.patched_size;
-    std::copy(plan.original.begin(), plan.original.end(), entry.original);
+    const Site entry = to_site(plan, site, *slot);
     RETURN_IF_ERROR(put(pid, *slot, encode_slot(plan, site, *slot)));
     RETURN_IF_ERROR(put(pid, space.at(kProcess) + sizeof(Process) + space.sites.size() * sizeof(Site), entry));
     const auto bytes = encode_patch(plan, site, *slot);
