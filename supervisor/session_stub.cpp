@@ -92,6 +92,7 @@ void Session::start_stub() {
     // A name argument that the stub can't tell of.
     if (c.modes[nr] == stub::kModeNameChange && c.names[nr] == 0) c.modes[nr] = stub::kModeSlow;
   }
+  c.want_at = std::clamp<std::uint64_t>(config_.journal_limit / 16, 4096, stub::kRingSize / 2);
   ring_ = std::make_unique<RingJournal>((*made)->control(), (*made)->ring(), paths_);
   tracer_.use_stub(std::move(*made));
   refresh_stub();

@@ -49,7 +49,7 @@ Result<FdChannel> FdChannel::open(Injector& in) {
   FdChannel c(in);
   int pair[2] = {-1, -1};
   ASSIGN_OR_RETURN(const std::uint64_t at, in.put(std::as_bytes(std::span(pair))));
-  ASSIGN_OR_RETURN(const long r, in.call_checked(SYS_socketpair, {AF_UNIX, SOCK_DGRAM, 0, at, 0, 0}));
+  ASSIGN_OR_RETURN(const long r, in.call_checked(SYS_socketpair, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, at, 0, 0}));
   (void)r;
   RETURN_IF_ERROR(read_exact(in.tid(), at, std::as_writable_bytes(std::span(pair))));
   c.theirs_ = pair[0];

@@ -106,7 +106,10 @@ Result<long> Injector::run_to_exit(long nr) {
       ASSIGN_OR_RETURN(const auto info, ptrace_raw::call_info(tid_));
       if (info.phase == ptrace_raw::CallPhase::Exit) return static_cast<long>(info.result);
     }
-    // Entry, the filter's own stop, or an interruption from a hold that was called off.
+    // Entry, the filter's own stop, or an interruption from a hold that was called off, which has come now.
+    if (stop.kind == StopKind::Interrupted) {
+      if (Task* task = tracer_->find(tid_)) task->interrupted = false;
+    }
     RETURN_IF_ERROR(ptrace_raw::cont_to_exit(tid_, stop.kind == StopKind::Signal ? stop.signal : 0));
   }
 }

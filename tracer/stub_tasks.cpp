@@ -96,7 +96,10 @@ void Tracer::begin(Task& task) {
         if (task.space->at(stub::kAreas) + i * stub::kAreaSize != task.area) task.space->free_areas.push_back(i);
       break;
     }
-    default: task.area = 0; break;
+    default:
+      task.area = 0;
+      task.no_area = true;
+      break;
   }
   if (task.area) {
     stub::Area area{};
@@ -212,6 +215,16 @@ bool Tracer::serve_report(Task& task, const ptrace_raw::CallInfo& info) {
   return true;
 }
 
+// A thread that slept while the arena was made.
+void Tracer::give_area(Task& task) {
+  if (!stub_ || task.area || task.no_area || task.vfork_child || !task.space || !task.space->installed ||
+      !task.space->refused.empty())
+    return;
+  task.begin = Task::NewThread;
+  begin(task);
+  if (!task.area) task.no_area = true;
+}
+
 bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
   if (!task.space || holding_ || safe_ || task.exempt || task.detained || stub_->paused || task.vfork_child ||
       never_patched(nr))
@@ -227,13 +240,18 @@ bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
   return ++space.site_traps[site] >= stub_->site_traps && space.traps >= stub_->space_traps;
 }
 
-// Stops all others that run on the same memory. What they reported is to be handled afterwards.
+// Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
+// that sleep in a call are left alone: interrupted at each patch, their time-outs would begin anew. They
+// return behind their call, which no patch touches; for one to wake and come to the patched bytes within
+// the nanoseconds of their writing would take less time than to return from its call does.
 bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped) {
   std::vector<pid_t> waiting;
   for (auto& [tid, task] : tasks_) {
     if (task.space != self.space || tid == self.tid) continue;
     if (task.vfork_child || task.vfork_waiting) return false;
     if (task.state != RunState::Running || !task.announced) continue;
+    const char state = task_state(tid);
+    if (state == 'S' || state == 'D') continue;
     waiting.push_back(tid);
   }
   for (pid_t tid : waiting) ptrace_raw::interrupt(tid).ignore();
@@ -285,7 +303,7 @@ bool Tracer::patch(Task& task, std::uint64_t site, int nr) {
                                 std::ranges::any_of(stopped, [other](const auto& s) { return s.first == other; });
             if (!stands || t.tgid != task.tgid) continue;
             t.begin = Task::NewThread;
-            if (other != tid) begin(t);
+            if (other != tid) begin(t);  // those that sleep get theirs at their next call
           }
         }
       }

@@ -218,6 +218,7 @@ void Tracer::handle_entry(Task& task) {
   }
   if (stub_ && !call.foreign) {
     if (serve_report(task, *info)) return;
+    give_area(task);
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
     const std::uint64_t site = info->ip - kSyscallInsnSize;
     if (patch_due(task, site, call.nr) && patch(task, site, call.nr)) return;

@@ -142,6 +142,7 @@ class Tracer {
   bool leave_stub(Task& task, ptrace_raw::Regs& regs);
   void tell_result(Task& task, long result, std::uint64_t slow, const StubNote& note, ptrace_raw::Regs& regs);
   bool serve_report(Task& task, const ptrace_raw::CallInfo& info);
+  void give_area(Task& task);
   bool patch_due(Task& task, std::uint64_t site, int nr);
   bool patch(Task& task, std::uint64_t site, int nr);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped);

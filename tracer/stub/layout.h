@@ -175,7 +175,8 @@ struct Control {
   uint8_t modes[kModes];     // by system call number
   uint16_t names[kModes];    // for kModeName...: which arguments are names (name_arg below)
   uint32_t ring_lock;        // Lock word
-  uint32_t ring_wanted;      // set by the stub: the ring is half full; cleared by the supervisor
+  uint32_t ring_wanted;      // set by the stub: more than `want_at` bytes are in the ring; cleared by the supervisor
+  uint64_t want_at;
   alignas(64) uint64_t head; // bytes ever published; index is head % kRingSize
   alignas(64) uint64_t tail; // bytes ever taken; written by the supervisor
   alignas(64) uint64_t calls;  // made in process (statistics; not exact)

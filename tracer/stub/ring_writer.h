@@ -44,7 +44,7 @@ inline Record* record_at(char* ring, uint64_t position) {
 }
 
 // Space for a record with `content` bytes behind its header, published as kReserved. Null: the ring is full.
-// `half`: this one made it more than half full, and nobody has told the supervisor yet.
+// `half`: with this one the supervisor should take what is there, and nobody has told it yet.
 template <class Env>
 Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, uint64_t content, bool* half) {
   const uint64_t length = (sizeof(Record) + content + kRecordAlign - 1) & ~uint64_t{kRecordAlign - 1};
@@ -84,7 +84,7 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
   __atomic_store_n(&record->state, kReserved, __ATOMIC_RELEASE);
   __atomic_store_n(&a->ring_pos, head, __ATOMIC_RELEASE);
   __atomic_store_n(&c->head, head + length, __ATOMIC_RELEASE);
-  if (head + length - tail > kRingSize / 2 && !c->ring_wanted) {
+  if (head + length - tail > c->want_at && !c->ring_wanted) {
     c->ring_wanted = 1;
     *half = true;
   }
