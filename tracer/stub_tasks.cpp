@@ -243,7 +243,8 @@ bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
 // Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
 // that sleep in a call are left alone: interrupted at each patch, their time-outs would begin anew. They
 // return behind their call, which no patch touches; for one to wake and come to the patched bytes within
-// the nanoseconds of their writing would take less time than to return from its call does.
+// the nanoseconds of their writing would take less time than to return from its call does. Those in a tracing
+// stop stand already: what they reported may be taken, and not yet handled.
 bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped) {
   std::vector<pid_t> waiting;
   for (auto& [tid, task] : tasks_) {
@@ -251,7 +252,7 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
     if (task.vfork_child || task.vfork_waiting) return false;
     if (task.state != RunState::Running || !task.announced) continue;
     const char state = task_state(tid);
-    if (state == 'S' || state == 'D') continue;
+    if (state == 'S' || state == 'D' || state == 't') continue;
     waiting.push_back(tid);
   }
   for (pid_t tid : waiting) ptrace_raw::interrupt(tid).ignore();
