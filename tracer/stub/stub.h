@@ -35,7 +35,7 @@ class Stub {
 
   // With all threads of the address space stopped. `in`: one of them.
   Status install(Injector& in, Space& space);
-  Status share(Injector& in, const Space& space) const;    // control block and ring
+  Status share(Injector& in, const Space& space);          // control block and ring
   Status unshare(Injector& in, const Space& space) const;  // zeros in their place
   // Maps what a slot needs, then writes slot and patch. False, with `why`: not patchable.
   Result<bool> patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why);
@@ -54,9 +54,11 @@ class Stub {
 
  private:
   Stub() = default;
+  Status check_process(pid_t pid);
   UniqueFd memory_;
   Control* control_ = nullptr;
   char* ring_ = nullptr;
+  int own_filters_ = -1;
 };
 
 }  // namespace supervise::stub
