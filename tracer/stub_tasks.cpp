@@ -253,7 +253,7 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
   for (auto& [tid, task] : tasks_) {
     if (task.space != self.space || tid == self.tid) continue;
     if (task.vfork_child || task.vfork_waiting) return false;
-    if (task.state != RunState::Running || !task.announced) continue;
+    if (task.state != RunState::Running || !task.announced || task.reported) continue;
     const char state = task_state(tid);
     if (state == 'S' || state == 'D') continue;
     waiting.push_back(tid);
@@ -266,14 +266,14 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
       int status = 0;
       const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
       if (got == tid) {
+        // Task::interrupted stays as it was: any other stop that came first has called the interruption off.
         stopped.emplace_back(tid, status);
-        if (Task* task = find(tid)) task->interrupted = true;
+        if (Task* task = find(tid)) task->reported = true;
         break;
       }
       if (got < 0) break;
       if (deadline.passed()) {
         all = false;
-        if (Task* task = find(tid)) task->interrupted = true;
         break;
       }
       const timespec pause{0, 20'000};

@@ -42,6 +42,7 @@ struct Task {
   bool vfork_waiting = false;  // in uninterruptible sleep until its vfork child lets go
   std::optional<Call> call;  // between entry stop and exit stop
   bool clean = false;        // stopped at a user-mode boundary with no call half done
+  bool reported = false;     // a status was waited for that is not served yet: it stands
   bool interrupted = false;  // PTRACE_INTERRUPT sent, its stop not yet seen
   bool app_stopped = false;  // the application itself stopped it (job control)
   bool injected = false;     // a call was injected since the stop

@@ -100,6 +100,8 @@ bool Tracer::drain() {
       batch.emplace_back(tid, status);
     if (batch.empty()) break;
     any = true;
+    for (auto [id, st] : batch)
+      if (Task* task = find(id)) task->reported = true;
     for (auto [id, st] : batch) handle(id, st);
   }
   return any;
@@ -132,6 +134,7 @@ void Tracer::handle(pid_t tid, int status) {
   }
   ++figures_.stops;
   Task& task = known ? *known : add(tid);
+  task.reported = false;
   task.state = RunState::Stopped;
   task.stop = stop;
   task.clean = false;
