@@ -127,12 +127,13 @@ bool Tracer::leave_stub(Task& task, Regs& regs) {
                                  [&space](std::uint64_t slow) { return space.site_of(slow); });
     if (was == stub::Was::Outside) return false;
     ++stub_->figures.left;
-    stub_->release(task, *area);
-    if (was == stub::Was::Untold) {
+    const bool told = stub_->take_out(task, *area);
+    if (was == stub::Was::Untold && !told) {
       const long result = static_cast<long>(regs.rax);
       if (worth_telling(stub_->control(), result))
-        tell_result(task, result, area->slot, {area->entered, area->file, area->path}, regs);
+        tell_result(task, result, area->slot, {area->entered, area->file, area->path, area->learned}, regs);
     }
+    stub_->free_file(*area);
     return true;
   }
   const auto at = stub::find_in_slot(space.by_slot, regs.rip);
@@ -177,7 +178,7 @@ bool Tracer::serve_report(Task& task, const ptrace_raw::CallInfo& info) {
   r.r12 = area->r12; r.r13 = area->r13; r.r14 = area->r14; r.r15 = area->r15;
   r.rip = area->slot + kSyscallInsnSize;
   r.orig_rax = area->rax;
-  stub_->release(task, *area);
+  stub_->take_out(task, *area);
 
   Call call;
   call.nr = static_cast<int>(area->rax);
@@ -185,6 +186,7 @@ bool Tracer::serve_report(Task& task, const ptrace_raw::CallInfo& info) {
   call.row = find_syscall(call.nr);
   task.call = call;
   if (area->stage == stub::kDone || !call.row) {
+    stub_->free_file(*area);
     policy_.on_ring_filling();
     task.call.reset();
     skip_call(r, area->result);
@@ -193,7 +195,9 @@ bool Tracer::serve_report(Task& task, const ptrace_raw::CallInfo& info) {
     return true;
   }
   r.rax = static_cast<unsigned long long>(area->result);
-  const ExitAction action = policy_.on_result(task, area->result, r, {area->entered, area->file, area->path});
+  const ExitAction action =
+      policy_.on_result(task, area->result, r, {area->entered, area->file, area->path, area->learned});
+  stub_->free_file(*area);
   switch (action) {
     case ExitAction::Continue:
     case ExitAction::ContinueHeld:

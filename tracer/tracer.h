@@ -61,6 +61,7 @@ struct StubNote {
   std::uint64_t entered = 0;  // ring position at its entry; 0: it did not look
   std::uint32_t file = 0;     // 1 + index of the file in stub::Control::files; 0: not known
   std::uint32_t path = 0;     // 1 + index of the storage path
+  std::uint64_t learned = 0;  // stub::Control::learned at its entry
 };
 
 class TracerPolicy {

@@ -140,13 +140,21 @@ Result<Area> Stub::area_of(const Task& task) const {
   return read_value<Area>(task.tid, task.area);
 }
 
-void Stub::release(const Task& task, const Area& area) {
-  if (area.ring_held) void_record(*control_, ring_, area.ring_pos, area.tid);
-  if (area.ring_held || area.file_held) release_locks_of(*control_, area.tid);
+bool Stub::take_out(const Task& task, const Area& area) {
+  const bool told = fate_of(*control_, ring_, area) == Fate::Whole;
+  if (area.ring_held) {
+    void_record(*control_, ring_, area.ring_pos, area.tid);
+    release_lock(control_->ring_lock, area.tid);
+  }
   Area idle = area;
   idle.stage = kIdle;
   idle.ring_held = idle.file_held = 0;
   put(task.tid, task.area, idle).ignore();
+  return told;
+}
+
+void Stub::free_file(const Area& area) {
+  if (area.file_held && area.file_held <= kFiles) release_lock(control_->files[area.file_held - 1].lock, area.tid);
 }
 
 Status Stub::install(Injector& in, Space& space) {

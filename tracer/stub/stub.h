@@ -30,8 +30,11 @@ class Stub {
   bool is_traced_entry(const Task& task, std::uint64_t ip) const;  // `ip`: behind the instruction
   void tell_hint(const Task& task) const;  // Task::hint, to the stub that waits for it
   Result<Area> area_of(const Task& task) const;
-  // The thread is out of the stub: its locks are free, a record that it did not finish is void.
-  void release(const Task& task, const Area& area);
+  // The thread is out of the stub: a record that it did not finish is void. True: one that tells of its call
+  // was whole. What it has of a file's lock is free only after free_file(): until then nobody else moves the
+  // offset that the supervisor looks at.
+  bool take_out(const Task& task, const Area& area);
+  void free_file(const Area& area);
 
   // With all threads of the address space stopped. `in`: one of them.
   Status install(Injector& in, Space& space);
