@@ -106,7 +106,7 @@ void Tracer::begin(Task& task) {
     }
     default:
       task.area = 0;
-      task.no_area = true;
+      task.no_area = task.stranger = true;
       break;
   }
   if (task.area) {
@@ -242,8 +242,12 @@ void Tracer::give_area(Task& task) {
 void Tracer::drop_area(Task& task) {
   task.no_area = true;
   if (!task.area) return;
-  if (auto regs = ptrace_raw::get_regs(task.tid); regs && leave_stub(task, *regs))
+  // At an entry the call is not made: in the stub's own code it has to end there first.
+  if (auto regs = ptrace_raw::get_regs(task.tid); task.stop.kind == StopKind::Seccomp) {
+    if (!regs || stub::in_code(regs->rip, task.space->window)) return;
+  } else if (regs && leave_stub(task, *regs)) {
     ptrace_raw::set_regs(task.tid, *regs).ignore();
+  }
   task.area = 0;
   ptrace_raw::set_gs_base(task.tid, 0).ignore();
 }
@@ -265,6 +269,21 @@ void Tracer::look_at_own_rules(Task& task) {
     for (auto [tid, status] : stopped) handle(tid, status);
   } else if (descriptors) {
     drop_area(task);
+    task.stranger = true;
+  }
+}
+
+// Descriptors that end in the slow way: what the stub knows of them is void. A vfork child has descriptors
+// of its own, but not the table.
+void Tracer::forget_descriptors(const Task& task) {
+  const Call& call = *task.call;
+  if (!task.space || !task.space->installed || task.vfork_child || task.stranger) return;
+  switch (call.nr) {
+    case SYS_close: stub_->forget(task, call.args[0], call.args[0]); break;
+    case SYS_dup2:
+    case SYS_dup3: stub_->forget(task, call.args[1], call.args[1]); break;
+    case SYS_close_range: stub_->forget(task, call.args[0], call.args[1]); break;
+    default: break;
   }
 }
 
@@ -286,7 +305,8 @@ bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
 // Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
 // that sleep in a call are left alone: interrupted at each patch, their time-outs would begin anew. They
 // return behind their call, which no patch touches; for one to wake and come to the patched bytes within
-// the nanoseconds of their writing would take less time than to return from its call does.
+// the nanoseconds of their writing would take less time than to return from its call does. Those in a tracing
+// stop stand already: what they reported may be taken, and not yet handled.
 bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too) {
   std::vector<pid_t> waiting;
   for (auto& [tid, task] : tasks_) {
@@ -294,7 +314,7 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
     if (task.vfork_child || task.vfork_waiting) return false;
     if (task.state != RunState::Running || !task.announced || task.reported) continue;
     const char state = task_state(tid);
-    if (!sleeping_too && (state == 'S' || state == 'D')) continue;
+    if (state == 't' || (!sleeping_too && (state == 'S' || state == 'D'))) continue;
     waiting.push_back(tid);
   }
   for (pid_t tid : waiting) ptrace_raw::interrupt(tid).ignore();

@@ -221,6 +221,8 @@ void Tracer::handle_entry(Task& task) {
   }
   if (stub_ && !call.foreign) {
     if (serve_report(task, *info)) return;
+    if (task.no_area && task.area) drop_area(task);
+    forget_descriptors(task);
     if (call.row && (call.row->io == IoClass::Process || call.nr == SYS_close_range)) look_at_own_rules(task);
     else give_area(task);
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);

@@ -131,6 +131,22 @@ bool Stub::is_traced_entry(const Task& task, std::uint64_t ip) const {
   return task.space && task.space->installed && ip == task.space->at(kCode) + code_head().traced_entry + 2;
 }
 
+void Stub::forget(const Task& task, std::uint64_t first, std::uint64_t last) const {
+  first = static_cast<std::uint32_t>(first);
+  last = static_cast<std::uint32_t>(last);
+  if (first != last) {
+    auto high = read_value<std::uint32_t>(task.tid, task.space->at(kProcess) + offsetof(Process, fd_high));
+    if (!high || *high == 0) return;
+    last = std::min<std::uint64_t>(last, *high - 1);
+  }
+  for (std::uint64_t fd = first; fd <= last && fd < kFds; ++fd) {
+    const std::uint64_t at = task.space->at(kFdTable) + fd * sizeof(std::uint32_t);
+    auto entry = read_value<std::uint32_t>(task.tid, at);
+    // A new version, as the stub itself would make it: who looked before can't store what he found.
+    if (entry) put(task.tid, at, ((*entry >> 16) + 1) << 16).ignore();
+  }
+}
+
 void Stub::tell_hint(const Task& task) const {
   if (task.area) put(task.tid, task.area + offsetof(Area, hint), task.hint).ignore();
 }

@@ -28,6 +28,8 @@ class Stub {
   void on_end(const Task& task);
   bool is_code(const Task& task, std::uint64_t rip) const;
   bool is_traced_entry(const Task& task, std::uint64_t ip) const;  // `ip`: behind the instruction
+  // Descriptors first to last are about to be closed or replaced.
+  void forget(const Task& task, std::uint64_t first, std::uint64_t last) const;
   void tell_hint(const Task& task) const;  // Task::hint, to the stub that waits for it
   Result<Area> area_of(const Task& task) const;
   // The thread is out of the stub: a record that it did not finish is void. True: one that tells of its call
