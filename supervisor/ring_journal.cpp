@@ -3,94 +3,225 @@
 #include <algorithm>
 
 namespace supervise {
-namespace {
 
-constexpr std::size_t kMarks = 65536;
-
-bool is_below(std::string_view name, std::string_view dir) {
-  return name.size() > dir.size() && name.starts_with(dir) && name[dir.size()] == '/';
-}
-
-}  // namespace
+using stub::Record;
+using stub::SeenRecord;
 
 RingJournal::RingJournal(stub::Control& control, char* ring, StoragePaths& paths)
     : control_(control), paths_(paths), reader_(control, ring) {}
 
-Status RingJournal::drain(const std::function<bool(pid_t)>& alive) {
-  std::vector<stub::SeenRecord> records;
-  if (auto s = reader_.look(alive, [&](const stub::SeenRecord& r) { records.push_back(r); }); !s) {
-    reader_.reset();
-    return s;
+RingJournal::PathState& RingJournal::state_of(const StoragePath& path) {
+  if (path_states_.size() <= path.slot) path_states_.resize(path.slot + 1);
+  return path_states_[path.slot];
+}
+
+// What the journal was told since we last looked came in the supervisor's own way.
+void RingJournal::notice(const StoragePath& path) {
+  PathState& state = state_of(path);
+  const Seq now = path.journal.now();
+  if (now == state.seen) return;
+  if (now < state.seen) {  // another journal
+    state.sequence = {};
+    state.seen = 0;
   }
-  // What a later sync covers need not be copied.
-  std::map<unsigned, std::uint64_t> durable;
-  for (const auto& r : records)
-    if (r.head.kind == stub::kSync && !r.torn) {
-      auto& upto = durable[r.head.file];
-      upto = std::max(upto, r.head.size);
-    }
-  for (const auto& r : records) apply(r, durable);
-  records_ += records.size();
+  state.sequence.learned(state.seen, reader_.head(), ++learned_);
+  __atomic_store_n(&control_.learned, learned_, __ATOMIC_RELEASE);
+  state.seen = now;
+}
+
+void RingJournal::mark(const StoragePath& path) { notice(path); }
+
+Seq RingJournal::sequence_at(const StoragePath& path, std::uint64_t position, std::uint64_t learned) const {
+  if (path.slot >= path_states_.size()) return 0;
+  const PathState& state = path_states_[path.slot];
+  // What nobody has marked yet may be later.
+  return state.sequence.at(position, learned, std::min(state.seen, path.journal.now()));
+}
+
+RingJournal::Entry* RingJournal::entry_of(const Record& record) {
+  return record.file < files_.size() && files_[record.file].path ? &files_[record.file] : nullptr;
+}
+
+Status RingJournal::drain(const std::function<bool(pid_t)>& alive) {
+  if (reader_.empty()) return {};
+  for (const auto& path : paths_.all()) notice(*path);
+  Status status = reader_.look(alive, look_);
+  const auto unknown = std::ranges::find_if(look_.records, [&](const SeenRecord& r) { return !entry_of(r.head); });
+  if (unknown != look_.records.end()) {
+    if (status)
+      status = plain_error("the journal's ring is broken: the record at " + std::to_string(unknown->head.position) +
+                           " names file " + std::to_string(unknown->head.file) + ", and there is none");
+    look_.records.erase(unknown, look_.records.end());
+  }
+  plan(look_.records);
+  for (std::size_t i = 0; i < look_.records.size(); ++i) apply(i, look_.records[i]);
+  records_ += look_.records.size();
+  for (const auto& path : paths_.all()) state_of(*path).seen = path->journal.now();
+  if (!status) {
+    give_up_content();
+    reader_.reset();
+    left_.clear();
+    return status;
+  }
   reader_.take();
+  std::erase_if(left_, [&](const LeftRecord& l) {
+    return std::ranges::none_of(look_.left, [&](const Record& r) { return r.position == l.position; });
+  });
   return {};
 }
 
-void RingJournal::apply(const stub::SeenRecord& r, const std::map<unsigned, std::uint64_t>& durable) {
-  const stub::Record& h = r.head;
-  if (h.file >= files_.size() || !files_[h.file].path) return;  // scribbled on: no file of ours
-  const Entry& entry = files_[h.file];
+// Finds the writes that a sync in the same drain covers: nothing of them stays in the journal, so that their
+// content need not be copied.
+void RingJournal::plan(const std::vector<SeenRecord>& records) {
+  ways_.assign(records.size(), Way::Tell);
+  run_ends_.assign(records.size(), 0);
+  runs_.resize(files_.size());
+  content_wanted_.assign(files_.size(), false);
+  for (const Record& r : look_.left) {
+    const auto known = std::ranges::find(left_, r.position, &LeftRecord::position);
+    if (known == left_.end() && entry_of(r)) left_.push_back({r.position, r.file, {r.offset, r.offset + r.bytes}, {}});
+  }
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const Record& r = records[i].head;
+    Run& run = runs_[r.file];
+    if (r.kind == stub::kWrite) {
+      run.plain = run.plain && !(r.flags & stub::kRecordDurable) && !records[i].late && !records[i].torn;
+      run.writes.push_back(i);
+      run.last = r.position;
+      run.end = std::max(run.end, r.offset + r.bytes);
+      continue;
+    }
+    if (run.writes.empty() || run.last >= r.size) continue;
+    const StoragePath& path = *files_[r.file].path;
+    const Seq before = path.journal.now();
+    if (run.plain && state_of(path).sequence.at(r.size, r.offset, before) == before) {
+      for (std::size_t w : run.writes) ways_[w] = Way::Rest;
+      ways_[run.writes.front()] = Way::First;
+      run_ends_[run.writes.front()] = run.end;
+    }
+    run = {};
+  }
+  for (const SeenRecord& r : records) runs_[r.head.file] = {};
+}
+
+void RingJournal::apply(std::size_t index, const SeenRecord& r) {
+  Entry& entry = *entry_of(r.head);
+  Journal& journal = entry.path->journal;
+  PathState& state = state_of(*entry.path);
+  if (r.head.kind == stub::kSync) {
+    const Seq upto = state.sequence.at(r.head.size, r.head.offset, journal.now());
+    journal.synced_file({0, entry.ino}, upto, !(r.head.flags & stub::kRecordDataOnly));
+    return;
+  }
+  state.sequence.taken(journal.now(), r.head.position);
+  apply_write(index, r, entry);
+  if (!entry.deleted) return;
+  const FileState* file = journal.find({0, entry.ino});
+  if (file && std::ranges::find(file->names, entry.name) != file->names.end()) journal.unlinked(entry.name);
+}
+
+void RingJournal::apply_write(std::size_t index, const SeenRecord& r, Entry& entry) {
   Journal& journal = entry.path->journal;
   const InodeKey key{0, entry.ino};
-  if (h.kind == stub::kSync) {
-    if (r.torn) return;
-    journal.synced_file(key, sequence_at(*entry.path, h.size), !(h.flags & stub::kRecordDataOnly));
+  const Record& h = r.head;
+  const Range range{h.offset, h.offset + h.bytes};
+  const FileState* file = journal.find(key);
+  if (file && file->size) entry.size = *file->size;
+  if (!left_.empty()) note_overwritten(h);
+
+  if (ways_[index] == Way::First) {
+    content_wanted_[h.file] = false;
+    // A file without a name is not made durable by a sync.
+    if (!entry.deleted && (!file || !file->unlinked())) {
+      journal.wrote_range(key, entry.name, h.offset, h.bytes, std::max(entry.size, run_ends_[index]));
+      entry.size = std::max(entry.size, run_ends_[index]);
+      file = journal.find(key);
+      if (!file->unlinked()) return;
+    }
+    content_wanted_[h.file] = true;
+  } else if (ways_[index] == Way::Rest && !content_wanted_[h.file]) {
     return;
   }
-  const std::uint64_t end = h.position + h.length;
-  const FileState* state = journal.find(key);
-  auto sync = durable.find(h.file);
-  const bool covered = sync != durable.end() && end <= sync->second && !entry.deleted &&
-                       (!state || (!state->unlinked() && !state->created));
-  const bool content = !r.torn && !(h.flags & stub::kRecordRange) && !covered;
-  const bool is_durable = (h.flags & stub::kRecordDurable) && !r.torn;
-  if (content) journal.wrote(key, entry.name, h.offset, r.content.first(h.bytes), h.size, is_durable);
-  else journal.wrote_range(key, entry.name, h.offset, h.bytes, h.size, is_durable);
-  if (entry.deleted) {
-    state = journal.find(key);
-    if (state && std::ranges::find(state->names, entry.name) != state->names.end()) journal.unlinked(entry.name);
+  entry.size = std::max(entry.size, range.to);
+  if (r.late) {
+    for (const Range& part : still_visible(r)) tell(r, entry, part);
+  } else {
+    tell(r, entry, range);
   }
-  note(*entry.path, end);
 }
 
-void RingJournal::note(const StoragePath& path, std::uint64_t position) {
-  auto& marks = marks_[path.slot];
-  const Seq seq = path.journal.now();
-  if (!marks.empty() && marks.back().position >= position) {
-    // A record that was finished late: it lies before what is already noted, so that covers it, too.
-    if (marks.back().position == position) marks.back().seq = seq;
+void RingJournal::tell(const SeenRecord& r, Entry& entry, Range range) {
+  Journal& journal = entry.path->journal;
+  const InodeKey key{0, entry.ino};
+  const std::uint64_t length = range.to - range.from;
+  if (r.torn && read_back_ && read_back_(*entry.path, {entry.ino, entry.name, entry.deleted, range.from, length, entry.size}))
     return;
+  const bool durable = r.head.flags & stub::kRecordDurable;
+  if (r.content.empty()) journal.wrote_range(key, entry.name, range.from, length, entry.size, durable);
+  else journal.wrote(key, entry.name, range.from, r.content.subspan(range.from - r.head.offset, length), entry.size, durable);
+}
+
+// Records are told in the order in which they were published. One that is being written stays behind: what
+// was published later goes over it when it comes at last.
+void RingJournal::note_overwritten(const Record& r) {
+  for (LeftRecord& l : left_) {
+    if (l.file != r.file || l.position >= r.position) continue;
+    const Range common{std::max(l.range.from, r.offset), std::min(l.range.to, r.offset + r.bytes)};
+    if (common.from < common.to) l.over.push_back(common);
   }
-  marks.push_back({position, seq});
-  if (marks.size() > kMarks) marks.pop_front();
 }
 
-void RingJournal::mark(const StoragePath& path) {
-  note(path, __atomic_load_n(&control_.head, __ATOMIC_ACQUIRE));
+std::vector<RingJournal::Range> RingJournal::still_visible(const SeenRecord& r) {
+  std::vector<Range> parts;
+  std::uint64_t at = r.head.offset;
+  const std::uint64_t end = at + r.head.bytes;
+  if (const auto it = std::ranges::find(left_, r.head.position, &LeftRecord::position); it != left_.end()) {
+    std::ranges::sort(it->over, {}, &Range::from);
+    for (const Range& over : it->over) {
+      if (over.from > at) parts.push_back({at, over.from});
+      at = std::max(at, over.to);
+    }
+  }
+  if (at < end) parts.push_back({at, end});
+  return parts;
 }
 
-Seq RingJournal::sequence_at(const StoragePath& path, std::uint64_t position) const {
-  auto found = marks_.find(path.slot);
-  if (found == marks_.end()) return 0;
-  const auto& marks = found->second;
-  auto it = std::upper_bound(marks.begin(), marks.end(), position,
-                             [](std::uint64_t p, const Mark& m) { return p < m.position; });
-  return it == marks.begin() ? 0 : std::prev(it)->seq;
+// Nobody knows what else was written: no file's content can be told from the journal alone.
+void RingJournal::give_up_content() {
+  for (Entry& e : files_) {
+    if (!e.path) continue;
+    Journal& journal = e.path->journal;
+    if (const FileState* file = journal.find({0, e.ino}); file && file->size) e.size = *file->size;
+    journal.wrote_range({0, e.ino}, e.deleted ? "" : e.name, 0, std::max<std::uint64_t>(e.size, 1), e.size);
+  }
 }
+
+// ---- files
 
 std::optional<unsigned> RingJournal::find(const StoragePath& path, std::uint64_t ino) const {
   auto it = by_inode_.find({path.slot, ino});
   if (it == by_inode_.end()) return std::nullopt;
   return it->second;
+}
+
+std::optional<RingJournal::Known> RingJournal::known(unsigned file) const {
+  if (file >= files_.size() || !files_[file].path) return std::nullopt;
+  const Entry& e = files_[file];
+  return Known{e.name, e.deleted, e.size};
+}
+
+void RingJournal::set_name(unsigned file, std::string name, bool deleted) {
+  Entry& e = files_[file];
+  auto& by_name = state_of(*e.path).by_name;
+  auto [from, to] = by_name.equal_range(e.name);
+  for (auto it = from; it != to; ++it) {
+    if (it->second != file) continue;
+    by_name.erase(it);
+    break;
+  }
+  e.name = std::move(name);
+  e.deleted = deleted;
+  if (!deleted) by_name.emplace(e.name, file);
 }
 
 std::optional<unsigned> RingJournal::register_file(const StoragePath& path, std::uint64_t ino, const std::string& name,
@@ -103,54 +234,79 @@ std::optional<unsigned> RingJournal::register_file(const StoragePath& path, std:
     index = static_cast<unsigned>(files_.size());
     files_.emplace_back();
     by_inode_[{path.slot, ino}] = index;
-    control_.files[index] = {};
-    control_.files[index].ino = ino;
-    control_.files[index].path = static_cast<std::uint16_t>(path.slot);
+    files_[index].path = paths_.all()[path.slot].get();
+    files_[index].ino = ino;
+    stub::File& file = control_.files[index];
+    file = {};
+    file.ino = ino;
+    file.path = static_cast<std::uint16_t>(path.slot);
+    __atomic_store_n(&control_.files_used, index + 1, __ATOMIC_RELEASE);
   }
-  Entry& entry = files_[index];
-  entry.path = paths_.all()[path.slot].get();
-  entry.ino = ino;
-  entry.name = name;
-  entry.deleted = deleted;
-  __atomic_store_n(&control_.files[index].size, size, __ATOMIC_RELEASE);
+  Entry& e = files_[index];
+  if (e.name != name || e.deleted != deleted || name.empty()) set_name(index, name, deleted);
+  resized(path, ino, size);
   return index;
 }
 
 std::optional<unsigned> RingJournal::describe(unsigned file, std::uint8_t flags) {
-  auto [it, fresh] = descriptions_.try_emplace({file, flags}, 0);
-  if (!fresh) return it->second;
-  const std::size_t id = descriptions_.size() - 1;
-  if (id >= stub::kDescriptions) {
-    descriptions_.erase(it);
-    return std::nullopt;
-  }
-  it->second = static_cast<unsigned>(id);
+  if (file >= files_.size()) return std::nullopt;
+  if (auto it = descriptions_.find({file, flags}); it != descriptions_.end()) return it->second;
+  const std::size_t id = descriptions_.size();
+  if (id == stub::kDescriptions) return std::nullopt;
   control_.descriptions[id] = {static_cast<std::uint16_t>(file), static_cast<std::uint8_t>(files_[file].path->slot), flags};
-  return it->second;
+  return descriptions_[{file, flags}] = static_cast<unsigned>(id);
 }
 
-void RingJournal::renamed(const StoragePath& path, std::string_view from, std::string_view to, bool exchange) {
-  for (Entry& e : files_) {
-    if (!e.path || e.path->slot != path.slot || e.deleted) continue;
-    const auto moved = [&](std::string_view a, std::string_view b) {
-      if (e.name == a) e.name = std::string(b);
-      else if (is_below(e.name, a)) e.name = std::string(b) + e.name.substr(a.size());
-      else return false;
-      return true;
-    };
-    if (moved(from, to)) continue;
-    if (exchange) moved(to, from);
-    else if (e.name == to) e.deleted = true;  // replaced
+void RingJournal::renamed(const StoragePath& path, std::string_view from, std::string_view to, bool exchange,
+                          std::optional<std::uint64_t> replaced) {
+  if (from == to) return;
+  auto& by_name = state_of(path).by_name;
+  std::vector<std::pair<unsigned, std::string>> moved;
+  const auto collect = [&](std::string_view a, std::string_view b) {
+    const auto [first, last] = by_name.equal_range(a);
+    for (auto it = first; it != last; ++it) moved.emplace_back(it->second, std::string(b));
+    const std::string below = std::string(a) + "/";
+    for (auto it = by_name.lower_bound(below); it != by_name.end() && it->first.starts_with(below); ++it)
+      moved.emplace_back(it->second, std::string(b) + it->first.substr(a.size()));
+  };
+  collect(from, to);
+  if (exchange) collect(to, from);
+  else unlinked(path, to, replaced);
+  for (auto& [file, name] : moved) set_name(file, std::move(name), false);
+}
+
+void RingJournal::unlinked(const StoragePath& path, std::string_view name, std::optional<std::uint64_t> ino) {
+  if (ino) {
+    if (auto index = find(path, *ino)) set_name(*index, files_[*index].name, true);
+    return;
   }
+  auto& by_name = state_of(path).by_name;
+  const auto [first, last] = by_name.equal_range(name);
+  for (auto it = first; it != last; ++it) files_[it->second].deleted = true;
+  by_name.erase(first, last);
 }
 
-void RingJournal::unlinked(const StoragePath& path, std::string_view name) {
-  for (Entry& e : files_)
-    if (e.path && e.path->slot == path.slot && e.name == name) e.deleted = true;
+void RingJournal::linked(const StoragePath& path, std::uint64_t ino, std::string_view name) {
+  auto index = find(path, ino);
+  if (index && files_[*index].deleted) set_name(*index, std::string(name), false);
 }
 
 void RingJournal::resized(const StoragePath& path, std::uint64_t ino, std::uint64_t size) {
-  if (auto index = find(path, ino)) __atomic_store_n(&control_.files[*index].size, size, __ATOMIC_RELEASE);
+  auto index = find(path, ino);
+  if (!index) return;
+  files_[*index].size = size;
+  __atomic_store_n(&control_.files[*index].size, size, __ATOMIC_RELEASE);
+}
+
+void RingJournal::rekeyed(const StoragePath& path, std::uint64_t from, std::uint64_t to) {
+  auto node = by_inode_.extract({path.slot, from});
+  if (node.empty() || from == to) {
+    if (!node.empty()) by_inode_.insert(std::move(node));
+    return;
+  }
+  files_[node.mapped()].ino = to;
+  control_.files[node.mapped()].ino = to;
+  by_inode_.insert_or_assign({path.slot, to}, node.mapped());
 }
 
 bool RingJournal::try_lock(const StoragePath& path, std::uint64_t ino, std::uint32_t tid) {
@@ -158,8 +314,9 @@ bool RingJournal::try_lock(const StoragePath& path, std::uint64_t ino, std::uint
   if (!index) return true;
   auto& mine = locked_[tid];
   if (std::ranges::find(mine, *index) != mine.end()) return true;
-  std::uint32_t nobody = 0;
-  if (!__atomic_compare_exchange_n(&control_.files[*index].lock, &nobody, tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+  std::uint32_t owner = 0;
+  if (!__atomic_compare_exchange_n(&control_.files[*index].lock, &owner, tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) &&
+      (owner & ~stub::kWaiters) != tid)
     return false;
   mine.push_back(*index);
   return true;
@@ -176,6 +333,10 @@ void RingJournal::reset() {
   files_.clear();
   by_inode_.clear();
   descriptions_.clear();
+  locked_.clear();
+  left_.clear();
+  for (PathState& state : path_states_) state.by_name.clear();
+  control_.files_used = 0;
   reader_.reset();
   __atomic_add_fetch(&control_.fd_epoch, 1, __ATOMIC_ACQ_REL);
 }

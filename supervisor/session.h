@@ -151,6 +151,8 @@ class Session : public TracerPolicy {
   Status sync_in_place(StoragePath& path);
   void refresh_mapped(StoragePath& path);
   Status replay_on(StoragePath& path, const std::string& dir);
+  Result<std::string> read_back(const StoragePath& path, const std::string& name, std::uint64_t ino,
+                                std::uint64_t offset, std::uint64_t length);
   bool finish_at_end();                // the application ended: what is not durable yet
 
   // session_stub.cpp

@@ -88,6 +88,24 @@ Status Session::sync_in_place(StoragePath& path) {
   return {};
 }
 
+// What the path in use shows of a file now; less than `length` at its end.
+Result<std::string> Session::read_back(const StoragePath& path, const std::string& name, std::uint64_t ino,
+                                       std::uint64_t offset, std::uint64_t length) {
+  auto read = run_worker("read back " + name, Deadline::in(Millis(5000)), [&]() -> Result<WorkerOutput> {
+    UniqueFd fd(open((path.dir() + "/" + name).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+    struct stat st {};
+    if (!fd || fstat(fd.get(), &st) != 0 || st.st_ino != ino) return errno_error("open " + name);
+    WorkerOutput out;
+    out.bytes.resize(length);
+    const ssize_t n = pread(fd.get(), out.bytes.data(), out.bytes.size(), static_cast<off_t>(offset));
+    if (n < 0) return errno_error("read " + name);
+    out.bytes.resize(static_cast<std::size_t>(n));
+    return out;
+  });
+  if (!read) return read.error();
+  return std::move(read->bytes);
+}
+
 // Files that were mapped shared and writable may hold stores that no call told of: what the kernel
 // still shows of the journaled ranges replaces what was written there.
 void Session::refresh_mapped(StoragePath& path) {
@@ -104,19 +122,9 @@ void Session::refresh_mapped(StoragePath& path) {
     const std::string name = file->names.front();
     const std::uint64_t size = file->size.value_or(r.offset + r.length);
     if (r.offset >= size) continue;
-    auto read = run_worker("read back " + name, Deadline::in(Millis(5000)), [&]() -> Result<WorkerOutput> {
-      UniqueFd fd(open((path.dir() + "/" + name).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-      struct stat st {};
-      if (!fd || fstat(fd.get(), &st) != 0 || st.st_ino != r.ino) return errno_error("open " + name);
-      WorkerOutput out;
-      out.bytes.resize(std::min(r.length, size - r.offset));
-      const ssize_t n = pread(fd.get(), out.bytes.data(), out.bytes.size(), static_cast<off_t>(r.offset));
-      if (n < 0) return errno_error("read " + name);
-      out.bytes.resize(static_cast<std::size_t>(n));
-      return out;
-    });
-    if (!read || read->bytes.empty()) continue;
-    path.journal.wrote({0, r.ino}, name, r.offset, std::as_bytes(std::span(read->bytes)), size);
+    auto read = read_back(path, name, r.ino, r.offset, std::min(r.length, size - r.offset));
+    if (!read || read->empty()) continue;
+    path.journal.wrote({0, r.ino}, name, r.offset, std::as_bytes(std::span(*read)), size);
   }
 }
 

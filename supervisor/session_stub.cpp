@@ -94,6 +94,13 @@ void Session::start_stub() {
   }
   c.want_at = std::clamp<std::uint64_t>(config_.journal_limit / 16, 4096, stub::kRingSize / 2);
   ring_ = std::make_unique<RingJournal>((*made)->control(), (*made)->ring(), paths_);
+  ring_->on_torn([this](StoragePath& path, const RingJournal::Torn& t) {
+    auto read = t.deleted ? Result<std::string>(plain_error("it has no name"))
+                          : read_back(path, t.name, t.ino, t.offset, t.bytes);
+    if (!read || read->size() != t.bytes) return false;
+    path.journal.wrote({0, t.ino}, t.name, t.offset, std::as_bytes(std::span(*read)), t.size);
+    return true;
+  });
   tracer_.use_stub(std::move(*made));
   refresh_stub();
 }
@@ -179,9 +186,10 @@ void Session::give_hint(Task& task, const CallContext& ctx) {
   if (!regular) return;
   bool deleted = false;
   auto name = StoragePaths::name_of_fd(task.tid, fd, *ctx.path, deleted);
-  if (!name) return;
+  // A file that lives on under a name that nobody knows.
+  if (!name || (deleted && facts->nlink > 0)) return;
   drain_ring();
-  auto file = ring_->register_file(*ctx.path, facts->ino, *name, deleted && facts->nlink == 0, facts->size);
+  auto file = ring_->register_file(*ctx.path, facts->ino, *name, deleted, facts->size);
   if (!file) {
     // The table is full: everything is learned anew. Threads in the stub still use it: only with all held.
     want_renewal_ = true;
@@ -211,7 +219,7 @@ ExitAction Session::on_result(Task& task, long result, ptrace_raw::Regs& regs, c
     ctx.by_name = false;
   }
   if (!needs_exit_stop(paths_, task, ctx)) return ExitAction::Continue;
-  if (note.entered && ctx.path) ctx.entered = ring_->sequence_at(*ctx.path, note.entered);
+  if (note.entered && ctx.path) ctx.entered = ring_->sequence_at(*ctx.path, note.entered, note.learned);
   calls_[task.tid] = std::move(ctx);
   return on_exit(task, result, regs);
 }
@@ -236,10 +244,15 @@ void Session::learn_for_stub(const Task& task, const CallContext& ctx, long resu
         if (!ctx.target || !ctx.second || (ctx.second.exists && ctx.second.ino == ctx.target.ino)) break;
         // The file that it replaces lives on under a name that nobody told: learned anew.
         if (!exchange && ctx.second.exists && left(ctx.second) > 0 && ring_->find(*ctx.path, ctx.second.ino)) want_renewal_ = true;
-        ring_->renamed(*ctx.path, ctx.target.name, ctx.second.name, exchange);
+        ring_->renamed(*ctx.path, ctx.target.name, ctx.second.name, exchange,
+                       ctx.second.exists ? ctx.second.ino : std::optional<std::uint64_t>());
       } else if (is(call.nr, {SYS_unlink, SYS_unlinkat}) && ctx.target) {
         if (left(ctx.target) > 0 && ring_->find(*ctx.path, ctx.target.ino)) want_renewal_ = true;
-        else ring_->unlinked(*ctx.path, ctx.target.name);
+        else ring_->unlinked(*ctx.path, ctx.target.name,
+                             ctx.target.exists ? ctx.target.ino : std::optional<std::uint64_t>());
+      } else if (is(call.nr, {SYS_link, SYS_linkat}) && ctx.second) {
+        if (const Target made = resolve_arg(paths_, task, call.args, 1); made && made.exists)
+          ring_->linked(*ctx.path, made.ino, ctx.second.name);
       }
       break;
     case IoClass::Open: {

@@ -61,6 +61,7 @@ struct StubNote {
   std::uint64_t entered = 0;  // ring position at its entry; 0: it did not look
   std::uint32_t file = 0;     // 1 + index of the file in stub::Control::files; 0: not known
   std::uint32_t path = 0;     // 1 + index of the storage path
+  std::uint64_t learned = 0;  // stub::Control::learned at its entry
 };
 
 class TracerPolicy {
@@ -145,7 +146,10 @@ class Tracer {
   void give_area(Task& task);
   bool patch_due(Task& task, std::uint64_t site, int nr);
   bool patch(Task& task, std::uint64_t site, int nr);
-  bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped);
+  bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
+  void drop_area(Task& task);
+  void forget_descriptors(const Task& task);
+  void look_at_own_rules(Task& task);
   void ask_entry(Task& task, bool ours);
   Task& add(pid_t tid);
   void remove(pid_t tid);

@@ -65,7 +65,8 @@ struct Area {
   uint64_t entered;    // ring position at the call's entry
   uint32_t file;       // 1 + index of the file that the call concerns, 0: none is known
   uint32_t path;       // 1 + index of the storage path, 0: none
-  uint64_t reserved[2];
+  uint64_t learned;    // Control::learned at the entry of a sync, 0: not looked at
+  uint64_t reserved;
 };
 static_assert(sizeof(Area) <= 256);
 inline constexpr uint64_t kStackTop = kAreaSize;  // the stub's own stack grows down to the Area
@@ -182,6 +183,9 @@ struct Control {
   alignas(64) uint64_t calls;  // made in process (statistics; not exact)
   alignas(64) File files[kFiles];
   Description descriptions[kDescriptions];
+  uint64_t learned;          // changes that the supervisor has learned in its own way; written by it
+  uint32_t files_used;       // entries of `files` that were given out; written by it
+  uint32_t reserved;
 };
 static_assert(sizeof(Control) <= kControlSize);
 
@@ -202,7 +206,7 @@ enum RecordState : uint32_t {
 enum RecordKind : uint32_t {
   kPad = 1,        // to the ring's end
   kWrite = 2,      // file, offset, bytes; content follows unless kRecordRange
-  kSync = 3,       // file; `size` is the ring position at the call's entry
+  kSync = 3,       // file; `size` is the ring position at the call's entry, `offset` Control::learned then
 };
 enum RecordFlags : uint32_t { kRecordRange = 1, kRecordDurable = 2, kRecordDataOnly = 4 };
 struct Record {

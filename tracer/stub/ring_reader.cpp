@@ -1,10 +1,12 @@
 #include "tracer/stub/ring_reader.h"
 
 #include <fmt/format.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace supervise::stub {
@@ -12,75 +14,132 @@ namespace {
 
 std::uint64_t load(const std::uint64_t& value) { return __atomic_load_n(&value, __ATOMIC_ACQUIRE); }
 
+constexpr std::uint64_t kLargestOffset = INT64_MAX;
+
+bool has_content(const Record& r) { return r.kind == kWrite && !(r.flags & kRecordRange); }
+
+// What is wrong with a record that says it lies at `at`; null: nothing.
+const char* wrong(const Record& r, std::uint64_t at, std::uint64_t head) {
+  const std::uint64_t index = at % kRingSize;
+  if (r.position != at) return "it is another's";
+  if (r.length < sizeof(Record) || r.length % kRecordAlign != 0) return "its length is none";
+  if (r.length > head - at) return "it reaches beyond what is published";
+  if (r.length > kRingSize - index) return "it reaches beyond the ring's end";
+  switch (r.kind) {
+    case kPad: return r.length == kRingSize - index ? nullptr : "it pads to no end";
+    case kSync:
+      if (r.length != sizeof(Record)) return "its length is no sync's";
+      if (r.size > at) return "it covers what came after it";
+      break;
+    case kWrite: {
+      if (r.bytes == 0 || r.bytes > kLargestOffset || r.offset > kLargestOffset - r.bytes) return "no file has that range";
+      const std::uint64_t content = has_content(r) ? r.bytes : 0;
+      if (content > kLargestWrite) return "its content is too large";
+      if (r.length != ((sizeof(Record) + content + kRecordAlign - 1) & ~std::uint64_t{kRecordAlign - 1}))
+        return "its length is not its content's";
+      break;
+    }
+    default: return "its kind is none";
+  }
+  return r.file < kFiles ? nullptr : "its file is none";
+}
+
 }  // namespace
 
-bool RingReader::empty() const { return load(control_.head) == tail_ && taken_.empty(); }
+std::uint64_t RingReader::head() const { return load(control_.head); }
 
-Status RingReader::look(const std::function<bool(pid_t)>& alive, const std::function<void(const SeenRecord&)>& tell) {
-  told_.clear();
+bool RingReader::empty() const { return left_.empty() && head() == scanned_; }
+
+Status RingReader::check(const Record& r, std::uint64_t at, std::uint64_t head) const {
+  if (const char* what = wrong(r, at, head))
+    return plain_error(fmt::format("the journal's ring is broken: the record at {} (kind {}, state {}, {} bytes, of thread "
+                                   "{}) makes no sense: {}",
+                                   at, r.kind, r.state, r.length, r.owner, what));
+  return {};
+}
+
+Status RingReader::look(const std::function<bool(pid_t)>& alive, Look& seen) {
+  seen.records.clear();
+  seen.left.clear();
+  leaving_.clear();
+  looked_ = scanned_;
   const std::uint64_t head = load(control_.head);
-  if (head < tail_ || head - tail_ > kRingSize)
-    return plain_error(fmt::format("the journal's ring is broken: {} bytes in it, {} at most", head - tail_, kRingSize));
-  for (std::uint64_t at = tail_; at < head;) {
-    const std::uint64_t index = at % kRingSize;
-    const auto* record = reinterpret_cast<const Record*>(ring_ + index);
+  const std::uint64_t tail = left_.empty() ? scanned_ : left_.front().position;
+  if (head - tail > kRingSize || head % kRecordAlign != 0)
+    return plain_error(fmt::format("the journal's ring is broken: it is said to be filled from {} to {}, and has {} bytes",
+                                   tail, head, kRingSize));
+
+  const auto see = [&](std::uint64_t at, bool late, std::uint32_t& length) -> Status {
+    const auto* record = reinterpret_cast<const Record*>(ring_ + at % kRingSize);
     const std::uint32_t state = __atomic_load_n(&record->state, __ATOMIC_ACQUIRE);
-    SeenRecord seen;
-    memcpy(&seen.head, record, sizeof seen.head);
-    const Record& h = seen.head;
-    const bool sound = h.position == at && h.length >= sizeof(Record) && h.length % kRecordAlign == 0 &&
-                       h.length <= head - at && h.length <= kRingSize - index &&
-                       (h.kind == kPad || h.kind == kWrite || h.kind == kSync);
-    const bool ranged = h.flags & kRecordRange;
-    if (!sound || (h.kind == kWrite && !ranged && h.bytes > h.length - sizeof(Record)))
-      return plain_error(fmt::format("the journal's ring is broken at {}: kind {}, {} bytes, written by thread {}", at,
-                                     h.kind, h.length, h.owner));
-    looked_ = at + h.length;
-    if (h.kind != kPad && !taken_.contains(at)) {
+    SeenRecord r;
+    memcpy(&r.head, record, sizeof r.head);
+    r.head.state = state;
+    r.late = late;
+    RETURN_IF_ERROR(check(r.head, at, head));
+    if (late && r.head.length != length)
+      return plain_error(fmt::format("the journal's ring is broken: the record at {} was {} bytes long, and is now {}", at,
+                                     length, r.head.length));
+    length = r.head.length;
+    if (state != kReserved && state != kCommitted && state != kVoid)
+      return plain_error(fmt::format("the journal's ring is broken: the record at {} has state {}", at, state));
+    if (r.head.kind == kPad || state == kVoid) return {};
+    if (has_content(r.head)) {
       if (state == kCommitted) {
-        if (h.kind == kWrite && !ranged)
-          seen.content = {reinterpret_cast<const std::byte*>(record + 1), static_cast<std::size_t>(h.bytes)};
-        told_.insert(at);
-        tell(seen);
-      } else if (state == kVoid) {
-        told_.insert(at);
-      } else if (!alive(static_cast<pid_t>(h.owner))) {
-        seen.torn = true;
-        told_.insert(at);
-        tell(seen);
+        r.content = {reinterpret_cast<const std::byte*>(record + 1), static_cast<std::size_t>(r.head.bytes)};
+      } else if (alive(static_cast<pid_t>(r.head.owner))) {
+        leaving_.push_back({at, length});
+        seen.left.push_back(r.head);
+        return {};
+      } else {
+        r.torn = true;
       }
-    } else {
-      told_.insert(at);
     }
-    at += h.length;
+    seen.records.push_back(r);  // without content, all of it is there from the moment it is published
+    return {};
+  };
+
+  for (Place& place : left_) RETURN_IF_ERROR(see(place.position, true, place.length));
+  while (looked_ != head) {
+    std::uint32_t length = 0;
+    RETURN_IF_ERROR(see(looked_, false, length));
+    looked_ += length;
   }
   return {};
 }
 
 void RingReader::take() {
-  taken_.insert(told_.begin(), told_.end());
-  told_.clear();
-  while (tail_ < looked_ && taken_.contains(tail_)) {
-    const auto* record = reinterpret_cast<const Record*>(ring_ + tail_ % kRingSize);
-    const std::uint32_t length = record->length;
-    taken_.erase(tail_);
-    if (length < sizeof(Record) || length > looked_ - tail_) break;  // scribbled on meanwhile
-    tail_ += length;
-  }
+  scanned_ = looked_;
+  left_ = leaving_;
   __atomic_store_n(&control_.ring_wanted, 0, __ATOMIC_RELAXED);
-  __atomic_store_n(&control_.tail, tail_, __ATOMIC_RELEASE);
+  __atomic_store_n(&control_.tail, left_.empty() ? scanned_ : left_.front().position, __ATOMIC_RELEASE);
 }
 
 void RingReader::reset() {
-  taken_.clear();
-  told_.clear();
-  tail_ = looked_ = load(control_.head);
+  left_.clear();
+  leaving_.clear();
+  std::uint64_t head = load(control_.head);
+  while (head % kRecordAlign != 0) {
+    const std::uint64_t aligned = (head | (kRecordAlign - 1)) + 1;
+    if (__atomic_compare_exchange_n(&control_.head, &head, aligned, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) head = aligned;
+  }
+  scanned_ = looked_ = head;
   __atomic_store_n(&control_.ring_wanted, 0, __ATOMIC_RELAXED);
-  __atomic_store_n(&control_.tail, tail_, __ATOMIC_RELEASE);
+  __atomic_store_n(&control_.tail, head, __ATOMIC_RELEASE);
+}
+
+Fate fate_of(const Control& control, const char* ring, const Area& area) {
+  if (area.ring_held == 0) return Fate::None;
+  const std::uint64_t head = load(control.head), at = area.ring_pos;
+  if (at >= head || head - at > kRingSize || at % kRecordAlign != 0) return Fate::None;
+  const auto* record = reinterpret_cast<const Record*>(ring + at % kRingSize);
+  if (record->position != at || record->owner != area.tid) return Fate::None;
+  return __atomic_load_n(&record->state, __ATOMIC_ACQUIRE) == kCommitted ? Fate::Whole : Fate::Unfinished;
 }
 
 void void_record(Control& control, char* ring, std::uint64_t position, std::uint32_t tid) {
-  if (position >= load(control.head) || position % kRecordAlign != 0 || position < control.tail) return;
+  const std::uint64_t head = load(control.head);
+  if (position >= head || head - position > kRingSize || position % kRecordAlign != 0) return;
   auto* record = reinterpret_cast<Record*>(ring + position % kRingSize);
   std::uint32_t reserved = kReserved;
   if (record->position == position && record->owner == tid)
@@ -98,7 +157,8 @@ void release_lock(std::uint32_t& word, std::uint32_t tid) {
 
 void release_locks_of(Control& control, std::uint32_t tid) {
   release_lock(control.ring_lock, tid);
-  for (File& file : control.files) release_lock(file.lock, tid);
+  const std::uint32_t used = std::min<std::uint32_t>(control.files_used, kFiles);
+  for (std::uint32_t i = 0; i < used; ++i) release_lock(control.files[i].lock, tid);
 }
 
 }  // namespace supervise::stub

@@ -1,12 +1,13 @@
 // The supervisor's side of the journal's ring. What lies there is the application's to scribble on:
-// everything is checked, and a ring that makes no sense is an Error that says so.
+// everything is checked, and a ring that makes no sense is an Error that says so. What a record's states
+// mean is told in ring_writer.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <set>
 #include <span>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -19,29 +20,47 @@ namespace supervise::stub {
 struct SeenRecord {
   Record head;
   std::span<const std::byte> content;  // empty for ranges and syncs, and when torn
-  bool torn = false;                   // its owner ended before it was whole
+  bool torn = false;                   // its owner ended before the content was there
+  bool late = false;                   // an earlier look had to leave it, and told of later ones
 };
 
 class RingReader {
  public:
+  struct Look {
+    std::vector<SeenRecord> records;   // those that can be taken, oldest first
+    std::vector<Record> left;          // those whose owners still copy, oldest first
+  };
+
   RingReader(Control& control, const char* ring) : control_(control), ring_(ring) {}
 
-  bool empty() const;
-  // Looks at all records that can be taken, oldest first, without taking them.
-  Status look(const std::function<bool(pid_t)>& alive, const std::function<void(const SeenRecord&)>& tell);
-  // Those that the last look told of. What was not whole stays, and is told later.
+  bool empty() const;  // nothing that was not taken, also nothing that is being written
+  // Fills `seen` with writes and syncs. `alive`: is that thread still one of ours? After an Error, what is
+  // in `seen` was in order, and the ring has to be reset(): it can't be read any further.
+  Status look(const std::function<bool(pid_t)>& alive, Look& seen);
+  // Those that the last look told of; what it left is told later. Content is gone from now on.
   void take();
-  void reset();  // nobody may be in the stub
+  // Gives up all that is there. Threads may be in the stub: what they are writing is never told.
+  void reset();
+  std::uint64_t head() const;          // ring position up to which all is published
 
  private:
+  struct Place {
+    std::uint64_t position;
+    std::uint32_t length;
+  };
+  Status check(const Record& record, std::uint64_t at, std::uint64_t head) const;
+
   Control& control_;
   const char* ring_;
-  std::uint64_t tail_ = 0;              // before which all is taken
-  std::uint64_t looked_ = 0;            // how far the last look went
-  std::set<std::uint64_t> taken_;       // positions of records behind tail_ that are
-  std::set<std::uint64_t> told_;
+  std::uint64_t scanned_ = 0;          // before which all is taken, but for:
+  std::vector<Place> left_;
+  std::uint64_t looked_ = 0;           // what take() will make of them
+  std::vector<Place> leaving_;
 };
 
+// What came of the record of a thread that stands (ring_writer.h).
+enum class Fate { None, Unfinished, Whole };
+Fate fate_of(const Control& control, const char* ring, const Area& area);
 // Of the thread with that number: a record that it had published, but did not commit, is void.
 void void_record(Control& control, char* ring, std::uint64_t position, std::uint32_t tid);
 // Every lock that it holds is free, and who waits is woken.

@@ -1,55 +1,114 @@
 // The stub's side of the journal's ring, and the lock words. Freestanding.
 //
-// A supervisor that stops or loses the thread at any instruction can tell what is the case: Area::ring_held
-// and ring_pos are set before the record is published. head <= ring_pos: not published, nothing to do but
-// to free the lock. Beyond it, with the record's state kReserved: published, content unknown: the
-// supervisor makes it void and learns of the write in its own way, or takes it for torn when the thread is
-// gone. kCommitted: whole.
+// The supervisor may stop a thread for good, or lose it, at any instruction, and then has to know what came
+// of its record. It has the thread's Area (not when the thread was killed), control block and ring. In the
+// order of the stores:
+//
+//   ring_held = length, ring_pos = none   a record is wanted; the ring lock is being waited for, or held
+//   the header is written                 at head: nobody looks beyond it, and only the lock's owner writes there
+//   ring_pos = position                   still not published: head <= ring_pos
+//   head = position + length              published: all of the header is true. State kReserved
+//   the lock is freed                     ... or was not: then its owner is the thread, which names it
+//   the content is copied
+//   state = kCommitted                    whole
+//   ring_held = 0
+//
+// So: ring_held == 0: there is no record, or it is whole. head <= ring_pos (none is the largest): there is
+// none and never will be. Else the record at ring_pos is this thread's (position and owner say so), and its
+// state tells. A supervisor that takes the thread out makes a kReserved one void and learns of the call in its own
+// way. When the thread was killed, a record that is kReserved for ever is torn: what it says of file, offset and
+// length is true, its content is not there; one that has no content is as good as committed. A lock word
+// that names a thread that is gone is freed by the supervisor. A thread that is lost between freeing a lock
+// and waking who waits for it wakes nobody: Env::futex_wait has to come back after some milliseconds.
+//
+// Env: void futex_wait(uint32_t* at, uint32_t value): returns when woken, when *at is another, or after about
+// 10 ms; it may return at any time. void futex_wake(uint32_t* at, int count).
 #pragma once
 
 #include "tracer/stub/layout.h"
 
 namespace supervise::stub {
 
+inline constexpr uint64_t kNowhere = ~uint64_t{0};  // Area::ring_pos: not published
+
+// Stores that the supervisor looks at in a stopped thread: in this order for it, at no cost.
+template <class T>
+inline void show(T* at, T value) {
+  __atomic_store_n(at, value, __ATOMIC_RELEASE);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
 template <class Env>
 void lock(uint32_t* word, uint32_t tid, Env& env) {
+  uint32_t mark = 0;
   for (unsigned spins = 0;;) {
-    uint32_t seen = 0;
-    if (__atomic_compare_exchange_n(word, &seen, tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
-    if (++spins < 200) {
+    uint32_t seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+    const uint32_t owner = seen & ~kWaiters;
+    if (owner == tid) return;
+    if (owner == 0) {
+      if (__atomic_compare_exchange_n(word, &seen, tid | seen | mark, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+      continue;
+    }
+    if (++spins < 100) {
       asm volatile("pause");
       continue;
     }
-    // Whoever gets it after having slept leaves the mark: others may sleep, too.
     if (!(seen & kWaiters) &&
         !__atomic_compare_exchange_n(word, &seen, seen | kWaiters, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
       continue;
     env.futex_wait(word, seen | kWaiters);
-    seen = 0;
-    if (__atomic_compare_exchange_n(word, &seen, tid | kWaiters, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+    mark = kWaiters;  // others may sleep, too
   }
 }
 
 template <class Env>
-void unlock(uint32_t* word, uint32_t, Env& env) {
-  if (__atomic_exchange_n(word, 0, __ATOMIC_RELEASE) & kWaiters) env.futex_wake(word, 1);
+void unlock(uint32_t* word, uint32_t tid, Env& env) {
+  uint32_t seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+  while ((seen & ~kWaiters) == tid) {
+    if (!__atomic_compare_exchange_n(word, &seen, 0, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) continue;
+    if (seen & kWaiters) env.futex_wake(word, 1);
+    return;
+  }
 }
 
 inline void copy_bytes(char* to, const char* from, uint64_t n) {
   asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 }
 
+struct IoVector {  // iovec
+  uint64_t base, length;
+};
+
+// The first `n` bytes of what the vectors name. They are the application's, and may change meanwhile.
+inline void gather_bytes(char* to, const IoVector* vectors, uint64_t count, uint64_t n) {
+  for (uint64_t i = 0; i < count && n > 0; ++i) {
+    const IoVector v{__atomic_load_n(&vectors[i].base, __ATOMIC_RELAXED),
+                   __atomic_load_n(&vectors[i].length, __ATOMIC_RELAXED)};
+    const uint64_t part = v.length < n ? v.length : n;
+    copy_bytes(to, reinterpret_cast<const char*>(v.base), part);
+    to += part;
+    n -= part;
+  }
+}
+
 inline Record* record_at(char* ring, uint64_t position) {
   return reinterpret_cast<Record*>(ring + position % kRingSize);
 }
 
-// Space for a record with `content` bytes behind its header, published as kReserved. Null: the ring is full.
-// `half`: with this one the supervisor should take what is there, and nobody has told it yet.
+inline char* content_of(Record* record) { return reinterpret_cast<char*>(record + 1); }
+
+inline constexpr uint64_t record_length(uint64_t content) {
+  return (sizeof(Record) + content + kRecordAlign - 1) & ~uint64_t{kRecordAlign - 1};
+}
+
+// Space for a record with `content` bytes (kLargestWrite at most) behind its header, published as kReserved.
+// Null: the ring is full. `half`: with this one the supervisor should take what is there, and nobody has told
+// it yet.
 template <class Env>
 Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, uint64_t content, bool* half) {
-  const uint64_t length = (sizeof(Record) + content + kRecordAlign - 1) & ~uint64_t{kRecordAlign - 1};
-  a->ring_held = static_cast<uint32_t>(length);
-  a->ring_pos = ~uint64_t{0};
+  const uint64_t length = record_length(content);
+  show(&a->ring_pos, kNowhere);
+  show(&a->ring_held, static_cast<uint32_t>(length));
   lock(&c->ring_lock, a->tid, env);
   uint64_t head = __atomic_load_n(&c->head, __ATOMIC_RELAXED);
   const uint64_t tail = __atomic_load_n(&c->tail, __ATOMIC_ACQUIRE);
@@ -57,7 +116,7 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
   const uint64_t pad = left < length ? left : 0;
   if (head - tail > kRingSize || head - tail + pad + length > kRingSize) {
     unlock(&c->ring_lock, a->tid, env);
-    a->ring_held = 0;
+    show(&a->ring_held, 0u);
     return nullptr;
   }
   if (pad) {
@@ -67,13 +126,14 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
     filler->length = static_cast<uint32_t>(pad);
     filler->owner = a->tid;
     filler->position = head;
-    __atomic_store_n(&filler->state, kCommitted, __ATOMIC_RELEASE);
+    filler->state = kCommitted;
     head += pad;
   }
   Record* record = record_at(ring, head);
+  record->state = kReserved;
+  record->length = static_cast<uint32_t>(length);
   record->kind = like.kind;
   record->flags = like.flags;
-  record->length = static_cast<uint32_t>(length);
   record->owner = a->tid;
   record->file = like.file;
   record->reserved = 0;
@@ -81,9 +141,8 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
   record->bytes = like.bytes;
   record->size = like.size;
   record->position = head;
-  __atomic_store_n(&record->state, kReserved, __ATOMIC_RELEASE);
-  __atomic_store_n(&a->ring_pos, head, __ATOMIC_RELEASE);
-  __atomic_store_n(&c->head, head + length, __ATOMIC_RELEASE);
+  show(&a->ring_pos, head);
+  show(&c->head, head + length);
   if (head + length - tail > c->want_at && !c->ring_wanted) {
     c->ring_wanted = 1;
     *half = true;
@@ -93,36 +152,46 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
 }
 
 inline void commit(Area* a, Record* record) {
-  __atomic_store_n(&record->state, kCommitted, __ATOMIC_RELEASE);
-  __atomic_store_n(&a->ring_held, 0, __ATOMIC_RELEASE);
+  show(&record->state, uint32_t{kCommitted});
+  show(&a->ring_held, 0u);
 }
 
-// The content is to be copied behind the record, which is then committed.
+inline uint64_t raise_size(File* f, uint64_t end) {
+  uint64_t size = __atomic_load_n(&f->size, __ATOMIC_RELAXED);
+  while (size < end &&
+         !__atomic_compare_exchange_n(&f->size, &size, end, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+  return size < end ? end : size;
+}
+
+// The content is to be copied to content_of() the record, which is then committed. A durable write (O_DSYNC)
+// needs its content, too: it counts as durable only when the file has a name.
 template <class Env>
 Record* reserve_write(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint64_t offset, uint64_t bytes,
                       bool content, bool durable, bool* half) {
-  File* f = &c->files[file % kFiles];
-  uint64_t size = __atomic_load_n(&f->size, __ATOMIC_RELAXED);
-  while (size < offset + bytes &&
-         !__atomic_compare_exchange_n(&f->size, &size, offset + bytes, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
-  if (size < offset + bytes) size = offset + bytes;
   Record like{};
   like.kind = kWrite;
   like.flags = static_cast<uint16_t>((content ? 0u : unsigned{kRecordRange}) | (durable ? unsigned{kRecordDurable} : 0u));
   like.file = file;
   like.offset = offset;
   like.bytes = bytes;
-  like.size = size;
+  like.size = raise_size(&c->files[file % kFiles], offset + bytes);
   return reserve(c, ring, a, env, like, content ? bytes : 0, half);
 }
 
-// Records before `entered` of that file are durable. False: the ring is full.
+// Before the call of a sync: what it will cover when it succeeds.
+inline void enter_sync(const Control* c, Area* a) {
+  a->learned = __atomic_load_n(&c->learned, __ATOMIC_ACQUIRE);
+  a->entered = __atomic_load_n(&c->head, __ATOMIC_ACQUIRE);
+}
+
+// That file is durable as it was at enter_sync(), or at the ring position `entered`. False: the ring is full.
 template <class Env>
 bool append_sync(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint64_t entered, bool data_only, bool* half) {
   Record like{};
   like.kind = kSync;
   like.flags = static_cast<uint16_t>(data_only ? unsigned{kRecordDataOnly} : 0u);
   like.file = file;
+  like.offset = a->learned;
   like.size = entered;
   Record* record = reserve(c, ring, a, env, like, 0, half);
   if (!record) return false;

@@ -18,7 +18,8 @@ enum Way : int { kMade = 0, kThroughSlot = 1 };
 
 struct Env {
   void futex_wait(uint32_t* at, uint32_t value) {
-    sys(nr::futex, reinterpret_cast<long>(at), 0 /* FUTEX_WAIT */, value, 0);
+    const long limit[2] = {0, 10'000'000};  // timespec: whoever should wake us may have been taken out before
+    sys(nr::futex, reinterpret_cast<long>(at), 0 /* FUTEX_WAIT */, value, reinterpret_cast<long>(limit));
   }
   void futex_wake(uint32_t* at, int count) { sys(nr::futex, reinterpret_cast<long>(at), 1 /* FUTEX_WAKE */, count); }
 };
@@ -121,10 +122,6 @@ int on_read(Area* a, Control* c) {
   return kMade;
 }
 
-struct Vector {
-  uint64_t base, length;
-};
-
 int on_write(Area* a, Control* c) {
   const long fd = static_cast<int>(a->rdi);
   if (c->flags & kNoPaths) return native(a);
@@ -165,25 +162,12 @@ int on_write(Area* a, Control* c) {
       if (implicit) at = sys(nr::lseek, fd, 0, 1 /* SEEK_CUR */) - a->result;
       const bool durable = d.flags & kDataSync;
       Record* record = at < 0 ? nullptr : reserve_write(c, ring(), a, env, d.file, static_cast<uint64_t>(at), done,
-                                                        content && !durable, durable, &half);
+                                                        content, durable, &half);
       if (!record) {
         report = true;
       } else {
-        if (content && !durable) {
-          char* to = reinterpret_cast<char*>(record + 1);
-          if (!vectors) {
-            copy_bytes(to, reinterpret_cast<const char*>(a->rsi), done);
-          } else {
-            const auto* v = reinterpret_cast<const Vector*>(a->rsi);
-            uint64_t left = done;
-            for (uint64_t i = 0; i < a->rdx && left > 0; ++i) {
-              const uint64_t n = v[i].length < left ? v[i].length : left;
-              copy_bytes(to, reinterpret_cast<const char*>(v[i].base), n);
-              to += n;
-              left -= n;
-            }
-          }
-        }
+        if (content && !vectors) copy_bytes(content_of(record), reinterpret_cast<const char*>(a->rsi), done);
+        if (content && vectors) gather_bytes(content_of(record), reinterpret_cast<const IoVector*>(a->rsi), a->rdx, done);
         commit(a, record);
       }
     }
@@ -210,7 +194,7 @@ int on_sync(Area* a, Control* c) {
   const Description d = c->descriptions[(k.cls - kFirstDescription) % kDescriptions];
   if (d.file >= kFiles) return kThroughSlot;
   Env env;
-  a->entered = __atomic_load_n(&c->head, __ATOMIC_ACQUIRE);
+  enter_sync(c, a);
   stub_native(a);
   bool half = false;
   if (a->result < 0 ? told(c, a->result)

@@ -1,0 +1,441 @@
+// What goes through the ring must leave a journal as if it had been told to it directly, whenever the ring is
+// drained.
+#include <sys/stat.h>
+
+#include <list>
+#include <random>
+#include <set>
+
+#include "tests/supervisor/ring_fixture.h"
+
+namespace supervise {
+namespace {
+
+using namespace test;
+
+// Random calls on a few files, told to one journal directly and to another by ring and drain.
+class Both {
+ public:
+  explicit Both(unsigned seed, bool content = true) : rng_(seed), direct_{Journal(content), Journal(content)} {
+    for (int i = 0; i < 2; ++i) {
+      StoragePath p = storage_path("p" + std::to_string(i));
+      p.journal = Journal(content);
+      paths_.add(std::move(p));
+    }
+    content_ = content;
+  }
+
+  void step() {
+    switch (pick(30)) {
+      case 0: case 1: create(); break;
+      case 2: rename(pick(4) == 0); break;
+      case 3: unlink(); break;
+      case 4: link(); break;
+      case 5: truncate(); break;
+      case 6: slow_write(); break;
+      case 7: slow_sync(); break;
+      case 8: sync_dir(); break;
+      case 9: if (pick(4) == 0) sync_all(); break;
+      case 10: chmod(); break;
+      case 11: close(); break;
+      case 12: drain(); break;
+      case 13: case 14: case 15: enter(); break;
+      case 16: case 17: case 18: leave(); break;
+      case 19: case 20: sync(); break;
+      case 21: mkdir(); break;
+      default: write(); break;
+    }
+  }
+
+  void finish() {
+    while (!entered_.empty()) leave();
+    drain();
+  }
+
+  std::string log() const { return log_; }
+  std::uint64_t records() const { return ring_.records(); }
+  std::size_t pick(std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(rng_); }
+
+  bool same(std::string* why) {
+    for (std::size_t p = 0; p < 2; ++p) {
+      const std::string a = describe(direct_[p]), b = describe(paths_.all()[p]->journal);
+      if (a != b) *why = "path " + std::to_string(p) + ": told directly\n" + a + "by the ring\n" + b;
+    }
+    return why->empty();
+  }
+
+ private:
+  struct File {
+    std::size_t path;
+    std::uint64_t ino, size = 0;
+    std::set<std::string> names;
+    std::string shown;  // the name that its descriptors show
+    bool dir = false, registered = false;
+    bool deleted() const { return names.empty(); }
+    // It lives on under another name than its descriptors show: the slow way's.
+    bool stale() const { return !names.empty() && !names.contains(shown); }
+  };
+  using It = std::list<File>::iterator;
+
+  Journal& mine(std::size_t p) { return paths_.all()[p]->journal; }
+  StoragePath& path(std::size_t p) { return *paths_.all()[p]; }
+  // What happens in the supervisor's own way is told to both alike.
+  template <class F>
+  void slow(std::size_t p, F f) {
+    drain();
+    f(direct_[p]);
+    f(mine(p));
+    if (pick(8)) ring_.mark(path(p));
+  }
+  void drain() {
+    auto s = ring_.drain(all_alive);
+    ASSERT_TRUE(s.ok()) << s.error().message();
+    std::string why;
+    ASSERT_TRUE(same(&why)) << why << log_;
+  }
+
+  std::string fresh(std::size_t p) {
+    std::string leaf(1, static_cast<char>('a' + pick(5)));
+    std::vector<std::string> dirs{""};
+    for (const File& f : files_)
+      if (f.dir && f.path == p && !f.names.empty()) dirs.push_back(*f.names.begin() + "/");
+    return dirs[pick(dirs.size())] + leaf;
+  }
+  It by_name(std::size_t p, const std::string& name) {
+    return std::ranges::find_if(files_, [&](const File& f) { return f.path == p && f.names.contains(name); });
+  }
+  It any(bool dir = false, bool named = false) {
+    std::vector<It> all;
+    for (auto it = files_.begin(); it != files_.end(); ++it)
+      if (it->dir == dir && (!named || !it->names.empty())) all.push_back(it);
+    return all.empty() ? files_.end() : all[pick(all.size())];
+  }
+  unsigned number(File& f) {
+    f.registered = true;
+    return ring_.register_file(path(f.path), f.ino, f.shown, f.deleted(), f.size).value();
+  }
+  void renew() {
+    drain();
+    ring_.reset();
+    for (File& f : files_) f.registered = false;
+    entered_.clear();
+  }
+
+  void create() {
+    const std::size_t p = pick(2);
+    const std::string name = fresh(p);
+    if (by_name(p, name) != files_.end()) return;
+    std::uint64_t ino = 100 + pick(20);
+    while (std::ranges::any_of(files_, [&](const File& f) { return f.path == p && f.ino == ino; })) ++ino;
+    log_ += "create " + name + " " + std::to_string(ino) + "\n";
+    slow(p, [&](Journal& j) { j.created({0, ino}, name, NodeKind::Regular, 0600, 1, 1); });
+    files_.push_back({p, ino, 0, {name}, name});
+    if (ring_.find(path(p), ino)) number(files_.back());
+  }
+  void mkdir() {
+    const std::size_t p = pick(2);
+    const std::string name = fresh(p);
+    if (by_name(p, name) != files_.end()) return;
+    const std::uint64_t ino = ++last_dir_;
+    log_ += "mkdir " + name + "\n";
+    slow(p, [&](Journal& j) { j.created({0, ino}, name, NodeKind::Directory, 0700, 1, 1); });
+    files_.push_back({p, ino, 0, {name}, name, true});
+  }
+
+  void move(std::size_t p, const std::string& from, const std::string& to) {
+    for (File& f : files_) {
+      if (f.path != p) continue;
+      const auto moved = [&](const std::string& n) {
+        if (n == from) return to;
+        return n.starts_with(from + "/") ? to + n.substr(from.size()) : n;
+      };
+      std::set<std::string> names;
+      for (const auto& n : f.names) names.insert(moved(n));
+      if (f.names.contains(f.shown)) f.shown = moved(f.shown);
+      f.names = names;
+    }
+  }
+  bool has_below(std::size_t p, const std::string& name) {
+    return std::ranges::any_of(files_, [&](const File& f) {
+      return f.path == p && std::ranges::any_of(f.names, [&](const auto& n) { return n.starts_with(name + "/"); });
+    });
+  }
+
+  void rename(bool exchange) {
+    It f = any(pick(4) == 0, true);
+    if (f == files_.end()) return;
+    const std::size_t p = f->path;
+    const std::string from = *std::next(f->names.begin(), static_cast<std::ptrdiff_t>(pick(f->names.size())));
+    std::string to = fresh(p);
+    It g = by_name(p, to);
+    if (exchange) {
+      g = any(pick(4) == 0, true);
+      if (g == files_.end() || g->path != p) return;
+      to = *g->names.begin();
+    }
+    if (from == to || g == f || to.starts_with(from + "/") || from.starts_with(to + "/")) return;
+    if (exchange && (f->dir || g->dir) && f->dir != g->dir) return;
+    if (!exchange && g != files_.end() && (g->dir || f->dir)) return;
+    const std::uint64_t left = g == files_.end() ? 0 : g->names.size() - 1;
+    log_ += (exchange ? "exchange " : "rename ") + from + " " + to + "\n";
+    const auto kind = [](const File& x) { return x.dir ? NodeKind::Directory : NodeKind::Regular; };
+    slow(p, [&](Journal& j) {
+      j.seen({0, f->ino}, from, kind(*f));
+      if (exchange) j.seen({0, g->ino}, to, kind(*g));
+      j.renamed(from, to, exchange, g == files_.end() ? std::nullopt : std::optional(left));
+    });
+    ring_.renamed(path(p), from, to, exchange, g == files_.end() ? 0 : g->ino);
+    if (exchange) {
+      move(p, from, "//aside");
+      move(p, to, from);
+      move(p, "//aside", to);
+      return;
+    }
+    if (g != files_.end()) g->names.erase(to);
+    if (g != files_.end() && left > 0) renew();
+    move(p, from, to);
+  }
+
+  void unlink() {
+    It f = any(pick(4) == 0, true);
+    if (f == files_.end()) return;
+    const std::string name = *f->names.begin();
+    if (f->dir && has_below(f->path, name)) return;
+    const std::uint64_t left = f->dir ? 0 : f->names.size() - 1;
+    log_ += "unlink " + name + "\n";
+    slow(f->path, [&](Journal& j) {
+      j.seen({0, f->ino}, name, f->dir ? NodeKind::Directory : NodeKind::Regular);
+      j.unlinked(name, left);
+    });
+    f->names.erase(name);
+    if (left == 0) ring_.unlinked(path(f->path), name, f->ino);
+    else renew();
+    if (f->dir) files_.erase(f);
+  }
+
+  void link() {
+    It f = any(false, true);
+    if (f == files_.end()) return;
+    const std::string name = fresh(f->path);
+    if (by_name(f->path, name) != files_.end()) return;
+    log_ += "link " + *f->names.begin() + " " + name + "\n";
+    slow(f->path, [&](Journal& j) {
+      j.seen({0, f->ino}, *f->names.begin(), NodeKind::Regular);
+      j.linked({0, f->ino}, *f->names.begin(), name);
+    });
+    f->names.insert(name);
+  }
+
+  // The last descriptor of a file without a name.
+  void close() {
+    for (auto it = files_.begin(); it != files_.end(); ++it) {
+      if (!it->deleted() || std::ranges::any_of(entered_, [&](const Entered& e) { return e.ino == it->ino && e.path == it->path; }))
+        continue;
+      log_ += "close " + std::to_string(it->ino) + "\n";
+      slow(it->path, [&](Journal& j) { j.forget({0, it->ino}); });
+      files_.erase(it);
+      return;
+    }
+  }
+
+  void truncate() {
+    It f = any();
+    if (f == files_.end()) return;
+    const std::uint64_t size = pick(300);
+    log_ += "truncate " + f->shown + " " + std::to_string(size) + "\n";
+    slow(f->path, [&](Journal& j) {
+      j.resized({0, f->ino}, f->shown, size);
+      note_deleted(j, *f);
+    });
+    f->size = size;
+    ring_.resized(path(f->path), f->ino, size);
+  }
+
+  void chmod() {
+    It f = any();
+    if (f == files_.end() || f->deleted()) return;
+    log_ += "chmod " + f->shown + "\n";
+    const auto mode = static_cast<mode_t>(S_IFREG | 0600 | pick(8));
+    slow(f->path, [&](Journal& j) { j.attributes({0, f->ino}, f->shown, mode, {}, {}); });
+  }
+
+  void note_deleted(Journal& j, const File& f) {
+    if (!f.deleted()) return;
+    const FileState* s = j.find({0, f.ino});
+    if (s && std::ranges::find(s->names, f.shown) != s->names.end()) j.unlinked(f.shown);
+  }
+
+  std::string text() {
+    std::string s(1 + pick(60), ' ');
+    for (char& c : s) c = static_cast<char>('a' + pick(26));
+    return s;
+  }
+
+  void slow_write() {
+    It f = any();
+    if (f == files_.end()) return;
+    const std::uint64_t offset = pick(f->size + 20);
+    const std::string t = text();
+    const bool durable = pick(4) == 0;
+    f->size = std::max(f->size, offset + t.size());
+    log_ += "slow write " + f->shown + " " + std::to_string(offset) + " " + t + (durable ? " durable" : "") + "\n";
+    slow(f->path, [&](Journal& j) {
+      j.wrote({0, f->ino}, f->shown, offset, bytes(t), f->size, durable);
+      note_deleted(j, *f);
+    });
+    ring_.resized(path(f->path), f->ino, f->size);
+  }
+
+  void write() {
+    It f = any();
+    if (f == files_.end() || f->stale()) return;
+    const std::uint64_t offset = pick(3) ? pick(f->size + 20) : f->size;
+    const std::string t = text();
+    const bool durable = pick(10) == 0;
+    const unsigned n = f->registered ? *ring_.find(path(f->path), f->ino) : number(*f);
+    f->size = std::max(f->size, offset + t.size());
+    log_ += "write " + f->shown + " " + std::to_string(offset) + " " + t + (durable ? " durable" : "") + "\n";
+    Record* r = writer_.begin(n, offset, t.size(), content_, durable);
+    ASSERT_NE(r, nullptr);
+    if (content_) writer_.end(r, t);
+    else commit(&writer_.area, r);
+    direct_[f->path].wrote({0, f->ino}, f->shown, offset, bytes(t), f->size, durable);
+    note_deleted(direct_[f->path], *f);
+  }
+
+  struct Entered {
+    std::size_t path;
+    std::uint64_t ino;
+    unsigned number;
+    Area area;
+    Seq direct;
+    bool data_only;
+  };
+  void enter() {
+    It f = any();
+    if (f == files_.end() || f->stale()) return;
+    Entered e{f->path, f->ino, f->registered ? *ring_.find(path(f->path), f->ino) : number(*f), {}, 0, pick(2) == 0};
+    e.area.tid = 6;
+    e.direct = direct_[f->path].now();
+    // The supervisor has nothing pending when a thread gets here: what it learned, it has marked.
+    ring_.mark(path(0));
+    ring_.mark(path(1));
+    enter_sync(&memory_.control(), &e.area);
+    log_ += "sync of " + f->shown + " begins\n";
+    entered_.push_back(e);
+  }
+  void leave() {
+    if (entered_.empty()) return;
+    const std::size_t which = pick(entered_.size());
+    Entered e = entered_[which];
+    entered_.erase(entered_.begin() + static_cast<std::ptrdiff_t>(which));
+    log_ += "sync of " + std::to_string(e.ino) + " ends\n";
+    NoWait env;
+    bool half = false;
+    ASSERT_TRUE(append_sync(&memory_.control(), memory_.ring(), &e.area, env, e.number, e.area.entered, e.data_only, &half));
+    direct_[e.path].synced_file({0, e.ino}, e.direct, !e.data_only);
+  }
+  void sync() {
+    enter();
+    if (!entered_.empty()) std::swap(entered_[pick(entered_.size())], entered_.back());
+    leave();
+  }
+
+  void slow_sync() {
+    It f = any();
+    if (f == files_.end()) return;
+    log_ += "slow sync of " + f->shown + "\n";
+    slow(f->path, [&](Journal& j) { j.synced_file({0, f->ino}, j.now(), true); });
+  }
+  void sync_dir() {
+    const std::size_t p = pick(2);
+    It d = any(true, true);
+    const std::string name = d == files_.end() || d->path != p ? "" : *d->names.begin();
+    log_ += "sync of directory '" + name + "'\n";
+    slow(p, [&](Journal& j) { j.synced_directory(name, j.now()); });
+  }
+  void sync_all() {
+    log_ += "sync of all\n";
+    slow(pick(2), [&](Journal& j) { j.synced_all(j.now()); });
+  }
+
+  std::mt19937 rng_;
+  bool content_ = true;
+  Memory memory_;
+  StoragePaths paths_;
+  RingJournal ring_{memory_.control(), memory_.ring(), paths_};
+  Writer writer_{memory_};
+  std::vector<Journal> direct_;
+  std::list<File> files_;
+  std::vector<Entered> entered_;
+  std::uint64_t last_dir_ = 1000;
+  std::string log_;
+};
+
+unsigned seeds(unsigned otherwise) {
+  const char* env = getenv("SUPERVISE_SEEDS");
+  return env ? static_cast<unsigned>(atoi(env)) : otherwise;
+}
+
+TEST(RingProperty, TheRingLeavesTheJournalAsIfItWereToldDirectly) {
+  std::uint64_t records = 0;
+  for (unsigned seed = 0, n = seeds(400); seed < n && !testing::Test::HasFailure(); ++seed) {
+    Both both(seed, seed % 5 != 0);
+    const std::size_t steps = 1 + both.pick(300);
+    for (std::size_t i = 0; i < steps && !testing::Test::HasFailure(); ++i) both.step();
+    both.finish();
+    std::string why;
+    ASSERT_TRUE(both.same(&why)) << "seed " << seed << " " << why << both.log();
+    if (testing::Test::HasFailure()) ADD_FAILURE() << "seed " << seed;
+    records += both.records();
+  }
+  EXPECT_GT(records, seeds(400) * 10);
+}
+
+// Writers that are slow to copy: whatever is told when, the bytes are those of the ring's order.
+TEST(RingProperty, LateRecordsEndInTheOrderOfTheRing) {
+  for (unsigned seed = 0, n = seeds(300); seed < n && !testing::Test::HasFailure(); ++seed) {
+    std::mt19937 rng(seed);
+    Memory memory;
+    StoragePaths paths;
+    paths.add(storage_path("p"));
+    RingJournal ring(memory.control(), memory.ring(), paths);
+    StoragePath& path = *paths.all()[0];
+    Journal direct;
+    unsigned files[2] = {ring.register_file(path, 1, "a", false, 0).value(), ring.register_file(path, 2, "b", false, 0).value()};
+    std::uint64_t sizes[2] = {};
+    std::vector<std::pair<Record*, std::string>> open;
+    Writer writer(memory);
+    for (int i = 0; i < 60; ++i) {
+      const std::size_t f = rng() % 2;
+      const std::uint64_t offset = rng() % 60;
+      const std::string t(1 + rng() % 40, static_cast<char>('a' + i % 26));
+      sizes[f] = std::max(sizes[f], offset + t.size());
+      Record* r = writer.begin(files[f], offset, t.size());
+      direct.wrote({0, f + 1}, f ? "b" : "a", offset, bytes(t), sizes[f]);
+      if (rng() % 3 == 0) open.emplace_back(r, t);
+      else writer.end(r, t);
+      if (rng() % 3 == 0 && !open.empty()) {
+        const std::size_t which = rng() % open.size();
+        writer.end(open[which].first, open[which].second);
+        open.erase(open.begin() + static_cast<std::ptrdiff_t>(which));
+      }
+      if (rng() % 4 == 0) {
+        ASSERT_TRUE(ring.drain(all_alive).ok());
+      }
+    }
+    while (!open.empty()) {
+      writer.end(open.back().first, open.back().second);
+      open.pop_back();
+      if (rng() % 2) {
+        ASSERT_TRUE(ring.drain(all_alive).ok());
+      }
+    }
+    ASSERT_TRUE(ring.drain(all_alive).ok());
+    EXPECT_EQ(describe(path.journal), describe(direct)) << "seed " << seed;
+    EXPECT_TRUE(ring.empty());
+  }
+}
+
+}  // namespace
+}  // namespace supervise
