@@ -41,12 +41,12 @@ void Session::set_step(int step) {
 
 void Session::protect() {
   if (!world_->has_namespaces()) return;
-  if (tracer_.holding() && !guarded_) default_traps_ = default_traps(tracer_);
+  if (tracer_.held() && !guarded_) default_traps_ = default_traps(tracer_);
   if (auto s = keeper_.start([this](pid_t dead) { return survive(dead); }); !s) {
     events_.warn("keeper.missing", s.error().message());
     return;
   }
-  if (tracer_.holding()) tracer_.make_safe().ignore();
+  if (tracer_.held()) tracer_.make_safe().ignore();
 }
 
 void Session::unprotect() {
@@ -94,7 +94,7 @@ int Session::survive(pid_t dead) {
       if (pid != init && !known.contains(pid) && task_name(pid) == "criu") busy = true;
     if (busy) pause_ms(5);
   }
-  if (!tracer_.holding()) {
+  if (!tracer_.held()) {
     // The threads were still running: PTRACE_O_EXITKILL ends them with their supervisor.
     const Deadline gone = Deadline::in(Millis(5000));
     for (bool alive = true; alive && !gone.passed();) {

@@ -49,6 +49,7 @@ void take_own_signals(Tracer& tracer, Deadline deadline) {
 
 Status Tracer::hold_all(Deadline deadline) {
   holding_ = true;
+  held_ = false;
   for (;;) {
     bool all = true;
     std::vector<pid_t> ids;
@@ -80,7 +81,10 @@ Status Tracer::hold_all(Deadline deadline) {
         ptrace_raw::interrupt(tid).ignore();
       }
     }
-    if (all) return {};
+    if (all) {
+      held_ = true;
+      return {};
+    }
     if (!wait_and_handle(deadline) && deadline.passed()) {
       Error error = errno_error(ETIMEDOUT, describe_stuck());
       resume_all();
@@ -113,7 +117,7 @@ std::string Tracer::describe_stuck() const {
 
 void Tracer::resume_all() {
   if (safe_) undo_safety();
-  holding_ = false;
+  holding_ = held_ = false;
   std::vector<pid_t> ids;
   for (auto& [tid, task] : tasks_) ids.push_back(tid);
   for (pid_t tid : ids) {
@@ -176,7 +180,7 @@ Status Tracer::park(Deadline deadline) {
     if (!status && !status.error().is_gone()) return status;
   }
   tasks_.clear();
-  holding_ = false;
+  holding_ = held_ = false;
   for (pid_t tid : ids) {
     for (;;) {
       const char state = task_state(tid);
@@ -243,6 +247,7 @@ Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& sto
       return errno_error(fmt::format("SIGCONT to process {}", pid));
   }
   take_own_signals(*this, deadline);
+  held_ = true;
   return {};
 }
 

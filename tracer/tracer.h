@@ -108,6 +108,9 @@ class Tracer {
 
   void release(Task& task);  // lets a held task go on
   bool holding() const { return holding_; }
+  // All of them stand: hold_all or adopt has ended well. While hold_all is under way, results that the stub
+  // had are told, so the policy can be asked before.
+  bool held() const { return held_; }
 
   // Brings every task to a clean stop, except a vfork child that the policy holds at its call and
   // the parent that waits for it (it runs no instruction either). The error names the thread and the call that would not
@@ -174,6 +177,7 @@ class Tracer {
   TracerPolicy& policy_;
   std::map<pid_t, Task> tasks_;
   bool holding_ = false;
+  bool held_ = false;
   bool safe_ = false;
   std::set<pid_t> stopped_by_app_;
   Figures figures_;

@@ -8,6 +8,7 @@ import harness
 from compat_support import MODES, WORK, Problems, fresh
 
 PROMPT = "ready> "
+NOTICE = r"(?:\[\d+\].*\r\n)*"  # of a job's end, before a prompt
 MACHINE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
@@ -70,7 +71,7 @@ def shell_session(t, host, prefix, name):
     shell.type("\x1a")
     step("^Z after fg", "", re.escape(PROMPT))
     # Whether a shell hears of the death before its next command is chance: it is given the time.
-    step("kill %1", "kill %1; sleep 0.5; echo killed\n", "^killed\r\n")
+    step("kill %1", "kill %1; sleep 0.5; echo killed\n", "^killed\r\n" + NOTICE + re.escape(PROMPT))
     step("its notice", "echo\n")
     step("drained after it", "echo drained\n", "^drained\r\n" + re.escape(PROMPT))
     step("two jobs", "sleep 62 & sleep 63 &\n")
@@ -87,7 +88,7 @@ def shell_session(t, host, prefix, name):
     step("background reading stops", "cat &\n")
     step("notice", "sleep 0.2; echo\n")
     step("stopped on input", "jobs\n")
-    step("end it", "kill -9 %cat; sleep 0.3; echo ended\n", "^ended\r\n")
+    step("end it", "kill -9 %cat; sleep 0.3; echo ended\n", "^ended\r\n" + NOTICE + re.escape(PROMPT))
     step("notices", "echo\n")
     step("drained", "echo drained\n", "^drained\r\n" + re.escape(PROMPT))
     step("stty", "stty size; stty -a | grep -o 'intr = ...'\n")
