@@ -128,6 +128,12 @@ bool Tracer::leave_stub(Task& task, Regs& regs) {
     if (was == stub::Was::Outside) return false;
     ++stub_->figures.left;
     const bool told = stub_->take_out(task, *area);
+    if (was != stub::Was::NotMade) {
+      Call call;
+      call.nr = static_cast<int>(area->rax);
+      call.args = args_of(regs);
+      forget_descriptors(task, call);
+    }
     if (was == stub::Was::Untold && !told) {
       const long result = static_cast<long>(regs.rax);
       if (worth_telling(stub_->control(), result))
@@ -275,9 +281,8 @@ void Tracer::look_at_own_rules(Task& task) {
 
 // Descriptors that end in the slow way: what the stub knows of them is void. A vfork child has descriptors
 // of its own, but not the table.
-void Tracer::forget_descriptors(const Task& task) {
-  const Call& call = *task.call;
-  if (!task.space || !task.space->installed || task.vfork_child || task.stranger) return;
+void Tracer::forget_descriptors(const Task& task, const Call& call) {
+  if (!stub_ || !task.space || !task.space->installed || task.vfork_child || task.stranger) return;
   switch (call.nr) {
     case SYS_close: stub_->forget(task, call.args[0], call.args[0]); break;
     case SYS_dup2:
@@ -285,6 +290,13 @@ void Tracer::forget_descriptors(const Task& task) {
     case SYS_close_range: stub_->forget(task, call.args[0], call.args[1]); break;
     default: break;
   }
+}
+
+// It stands for one file until the call and for another from then on, and others may use it meanwhile: what
+// they found in between is to be forgotten, too, once the call has been made.
+bool Tracer::replaces_descriptor(const Task& task) const {
+  return stub_ && task.space && task.space->installed && !task.vfork_child && !task.stranger && task.call &&
+         !task.call->foreign && (task.call->nr == SYS_dup2 || task.call->nr == SYS_dup3);
 }
 
 bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
