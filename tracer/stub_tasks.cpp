@@ -63,7 +63,7 @@ void Tracer::use_stub(std::unique_ptr<stub::Stub> stub) { stub_ = std::move(stub
 
 // A thread shares its parent's memory and descriptors; a forked process has copies of both. Whoever shares
 // one of them but not the other must not use the arena: its descriptor table would not be his.
-void Tracer::learn_parentage(const Task& parent, Task& child) {
+void Tracer::learn_parentage(Task& parent, Task& child) {
   if (!stub_ || !parent.space) return;
   auto status = task_status(child.tid);
   if (status && status->tgid == parent.tgid) {
@@ -73,6 +73,8 @@ void Tracer::learn_parentage(const Task& parent, Task& child) {
     return;
   }
   const std::uint64_t flags = clone_flags(parent.tid);
+  // What the child closes or replaces in the slow way the parent's table would not know of.
+  if (flags & CLONE_FILES) refuse_space(parent, "the program shares its descriptors with another process", true);
   if (flags & CLONE_VM) {
     child.space = parent.space;
     child.begin = Task::Stranger;
@@ -258,21 +260,27 @@ void Tracer::drop_area(Task& task) {
   ptrace_raw::set_gs_base(task.tid, 0).ignore();
 }
 
+// This task, or `all` that run on its memory, leave the stub for good.
+void Tracer::refuse_space(Task& task, const char* why, bool all) {
+  task.space->refused = stub_->figures.last_refusal = why;
+  std::vector<std::pair<pid_t, int>> stopped;
+  if (all) {
+    for (auto& [tid, other] : tasks_)
+      if (other.space == task.space && tid != task.tid) other.no_area = true;
+    stop_others(task, stopped, true);
+  }
+  drop_area(task);
+  for (auto [tid, status] : stopped) handle(tid, status);
+}
+
 void Tracer::look_at_own_rules(Task& task) {
   const Call& call = *task.call;
   if (!task.space) return;
   const bool filter = call.nr == SYS_seccomp || call.nr == SYS_prctl;
   const bool descriptors = call.nr == SYS_unshare || (call.nr == SYS_close_range && (call.args[2] & CLOSE_RANGE_UNSHARE));
   if (filter && !(call.nr == SYS_seccomp && call.args[0] != SECCOMP_SET_MODE_FILTER && call.args[0] != SECCOMP_SET_MODE_STRICT)) {
-    task.space->refused = stub_->figures.last_refusal = "the program installs a seccomp filter of its own";
-    std::vector<std::pair<pid_t, int>> stopped;
-    if (call.nr == SYS_seccomp && (call.args[1] & SECCOMP_FILTER_FLAG_TSYNC)) {
-      for (auto& [tid, other] : tasks_)
-        if (other.space == task.space && tid != task.tid) other.no_area = true;
-      stop_others(task, stopped, true);
-    }
-    drop_area(task);
-    for (auto [tid, status] : stopped) handle(tid, status);
+    const bool all = call.nr == SYS_seccomp && (call.args[1] & SECCOMP_FILTER_FLAG_TSYNC);
+    refuse_space(task, "the program installs a seccomp filter of its own", all);
   } else if (descriptors) {
     drop_area(task);
     task.stranger = true;
