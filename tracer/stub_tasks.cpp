@@ -63,7 +63,7 @@ void Tracer::use_stub(std::unique_ptr<stub::Stub> stub) { stub_ = std::move(stub
 
 // A thread shares its parent's memory and descriptors; a forked process has copies of both. Whoever shares
 // one of them but not the other must not use the arena: its descriptor table would not be his.
-void Tracer::learn_parentage(const Task& parent, Task& child) {
+void Tracer::learn_parentage(Task& parent, Task& child) {
   if (!stub_ || !parent.space) return;
   auto status = task_status(child.tid);
   if (status && status->tgid == parent.tgid) {
@@ -73,6 +73,8 @@ void Tracer::learn_parentage(const Task& parent, Task& child) {
     return;
   }
   const std::uint64_t flags = clone_flags(parent.tid);
+  // What the child closes or replaces in the slow way the parent's table would not know of.
+  if (flags & CLONE_FILES) refuse_space(parent, "the program shares its descriptors with another process", true);
   if (flags & CLONE_VM) {
     child.space = parent.space;
     child.begin = Task::Stranger;
@@ -128,6 +130,12 @@ bool Tracer::leave_stub(Task& task, Regs& regs) {
     if (was == stub::Was::Outside) return false;
     ++stub_->figures.left;
     const bool told = stub_->take_out(task, *area);
+    if (was != stub::Was::NotMade) {
+      Call call;
+      call.nr = static_cast<int>(area->rax);
+      call.args = args_of(regs);
+      forget_descriptors(task, call);
+    }
     if (was == stub::Was::Untold && !told) {
       const long result = static_cast<long>(regs.rax);
       if (worth_telling(stub_->control(), result))
@@ -252,21 +260,27 @@ void Tracer::drop_area(Task& task) {
   ptrace_raw::set_gs_base(task.tid, 0).ignore();
 }
 
+// This task, or `all` that run on its memory, leave the stub for good.
+void Tracer::refuse_space(Task& task, const char* why, bool all) {
+  task.space->refused = stub_->figures.last_refusal = why;
+  std::vector<std::pair<pid_t, int>> stopped;
+  if (all) {
+    for (auto& [tid, other] : tasks_)
+      if (other.space == task.space && tid != task.tid) other.no_area = true;
+    stop_others(task, stopped, true);
+  }
+  drop_area(task);
+  for (auto [tid, status] : stopped) handle(tid, status);
+}
+
 void Tracer::look_at_own_rules(Task& task) {
   const Call& call = *task.call;
   if (!task.space) return;
   const bool filter = call.nr == SYS_seccomp || call.nr == SYS_prctl;
   const bool descriptors = call.nr == SYS_unshare || (call.nr == SYS_close_range && (call.args[2] & CLOSE_RANGE_UNSHARE));
   if (filter && !(call.nr == SYS_seccomp && call.args[0] != SECCOMP_SET_MODE_FILTER && call.args[0] != SECCOMP_SET_MODE_STRICT)) {
-    task.space->refused = stub_->figures.last_refusal = "the program installs a seccomp filter of its own";
-    std::vector<std::pair<pid_t, int>> stopped;
-    if (call.nr == SYS_seccomp && (call.args[1] & SECCOMP_FILTER_FLAG_TSYNC)) {
-      for (auto& [tid, other] : tasks_)
-        if (other.space == task.space && tid != task.tid) other.no_area = true;
-      stop_others(task, stopped, true);
-    }
-    drop_area(task);
-    for (auto [tid, status] : stopped) handle(tid, status);
+    const bool all = call.nr == SYS_seccomp && (call.args[1] & SECCOMP_FILTER_FLAG_TSYNC);
+    refuse_space(task, "the program installs a seccomp filter of its own", all);
   } else if (descriptors) {
     drop_area(task);
     task.stranger = true;
@@ -275,9 +289,8 @@ void Tracer::look_at_own_rules(Task& task) {
 
 // Descriptors that end in the slow way: what the stub knows of them is void. A vfork child has descriptors
 // of its own, but not the table.
-void Tracer::forget_descriptors(const Task& task) {
-  const Call& call = *task.call;
-  if (!task.space || !task.space->installed || task.vfork_child || task.stranger) return;
+void Tracer::forget_descriptors(const Task& task, const Call& call) {
+  if (!stub_ || !task.space || !task.space->installed || task.vfork_child || task.stranger) return;
   switch (call.nr) {
     case SYS_close: stub_->forget(task, call.args[0], call.args[0]); break;
     case SYS_dup2:
@@ -285,6 +298,13 @@ void Tracer::forget_descriptors(const Task& task) {
     case SYS_close_range: stub_->forget(task, call.args[0], call.args[1]); break;
     default: break;
   }
+}
+
+// It stands for one file until the call and for another from then on, and others may use it meanwhile: what
+// they found in between is to be forgotten, too, once the call has been made.
+bool Tracer::replaces_descriptor(const Task& task) const {
+  return stub_ && task.space && task.space->installed && !task.vfork_child && !task.stranger && task.call &&
+         !task.call->foreign && (task.call->nr == SYS_dup2 || task.call->nr == SYS_dup3);
 }
 
 bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {

@@ -222,7 +222,7 @@ void Tracer::handle_entry(Task& task) {
   if (stub_ && !call.foreign) {
     if (serve_report(task, *info)) return;
     if (task.no_area && task.area) drop_area(task);
-    forget_descriptors(task);
+    forget_descriptors(task, call);
     if (call.row && (call.row->io == IoClass::Process || call.nr == SYS_close_range)) look_at_own_rules(task);
     else give_area(task);
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
@@ -240,6 +240,11 @@ void Tracer::ask_entry(Task& task, bool ours) {
   if (stub_ && task.hint) stub_->tell_hint(task);
   switch (decision.action) {
     case EntryAction::Pass:
+      if (replaces_descriptor(task)) {
+        task.state = RunState::Running;
+        ptrace_raw::cont_to_exit(task.tid).ignore();
+        return;
+      }
       task.call.reset();
       go_on(task);
       return;
@@ -269,6 +274,7 @@ void Tracer::handle_exit(Task& task) {
     go_on(task);
     return;
   }
+  if (replaces_descriptor(task)) forget_descriptors(task, *task.call);
   auto regs = ptrace_raw::get_regs(task.tid);
   if (!regs) return;
   const long result = static_cast<long>(regs->rax);

@@ -142,7 +142,7 @@ class Tracer {
   friend class Injector;
   // tracer/stub_tasks.cpp
   void begin(Task& task);
-  void learn_parentage(const Task& parent, Task& child);
+  void learn_parentage(Task& parent, Task& child);
   bool leave_stub(Task& task, ptrace_raw::Regs& regs);
   void tell_result(Task& task, long result, std::uint64_t slow, const StubNote& note, ptrace_raw::Regs& regs);
   bool serve_report(Task& task, const ptrace_raw::CallInfo& info);
@@ -151,8 +151,10 @@ class Tracer {
   bool patch(Task& task, std::uint64_t site, int nr);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
   void drop_area(Task& task);
-  void forget_descriptors(const Task& task);
+  void forget_descriptors(const Task& task, const Call& call);
+  bool replaces_descriptor(const Task& task) const;
   void look_at_own_rules(Task& task);
+  void refuse_space(Task& task, const char* why, bool all);
   void ask_entry(Task& task, bool ours);
   Task& add(pid_t tid);
   void remove(pid_t tid);

@@ -226,9 +226,9 @@ int on_close(Area* a, Control* c) {
 
 // What a new descriptor is: as `of`, when that was known and did not change meanwhile.
 void inherit(long fd, int of, uint32_t before) {
-  if (!fd_known(fd) || class_of(before) == kUnknown) return;
-  const uint32_t seen = look(static_cast<int>(fd));
-  if (look(of) == before) learn(static_cast<int>(fd), seen, class_of(before));
+  if (!fd_known(fd)) return;
+  const uint32_t seen = look_at_new(static_cast<int>(fd));
+  if (class_of(before) != kUnknown && look(of) == before) learn(static_cast<int>(fd), seen, class_of(before));
 }
 
 int on_dup(Area* a, Control* c) {
@@ -243,6 +243,8 @@ int on_dup(Area* a, Control* c) {
     forget(static_cast<int>(to));
   }
   native(a);
+  // Others may have looked at what it replaces between the two.
+  if (number != nr::dup) forget(static_cast<int>(to));
   if (a->result >= 0) inherit(a->result, static_cast<int>(from), before);
   return kMade;
 }
@@ -322,7 +324,7 @@ int on_open(Area* a, Control* c) {
   }
   if (fd_known(a->result)) {
     const int fd = static_cast<int>(a->result);
-    const uint32_t seen = look(fd);
+    const uint32_t seen = look_at_new(fd);
     const Place p = place_of_fd(fd, c);
     if (p.where == Place::Elsewhere) {
       learn(fd, seen, kForeign);
