@@ -114,6 +114,7 @@ Status Stub::check_process(pid_t pid) {
 void Stub::on_exec(Task& task) const {
   task.space = std::make_shared<Space>();
   task.area = 0;
+  task.no_area = task.stranger = false;
   task.begin = Task::Begun;
   task.deferred_signal = 0;
 }
