@@ -3,7 +3,7 @@
 with --stub=off), under strace and under proot, in rounds that take turns.
 
   bench/setup.sh                                        # installs what is missing
-  bench/fastpath.py --rounds 5 --write                  # measures, writes docs/performance.md and its chart
+  bench/fastpath.py --rounds 5 --baseline --write       # measures, writes docs/performance.md and its chart
   bench/fastpath.py --quick --modes native,supervise sqlite fio      # some workloads, small, one round
   bench/fastpath.py --from bench/results/baseline.jsonl --write      # only writes
 
