@@ -1,0 +1,88 @@
+"""The ways in which each workload is run."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness import scenario
+
+NAMES = ("native", "supervise", "off", "strace", "proot")
+TITLES = {"native": "native", "supervise": "`supervise`", "off": "`--stub=off`", "strace": "strace", "proot": "proot"}
+
+
+def supervise():
+    return os.environ.get("SUPERVISE_BIN") or str(scenario.REPOSITORY / "build/release/supervise")
+
+
+def keep_copy(tools):
+    """Another build while the bench runs must not change what is measured."""
+    source = Path(supervise()).resolve()
+    if not source.exists():
+        return
+    (tools / "bin").mkdir()
+    shutil.copy2(source, tools / "bin/supervise")
+    shutil.copytree(source.parents[1] / "libexec/supervise", tools / "libexec/supervise")
+    os.environ["SUPERVISE_BIN"] = str(tools / "bin/supervise")
+
+
+def micro(tools):
+    """bench_micro of the build that the binary is from, or one compiled now."""
+    built = Path(supervise()).resolve().parents[1] / "bench/bench_micro"
+    source = Path(__file__).with_name("micro.cpp")
+    if built.exists() and built.stat().st_mtime >= source.stat().st_mtime:
+        return built
+    target = Path(tools) / "bench_micro"
+    subprocess.run(["c++", "-std=c++20", "-O2", "-pthread", str(source), "-o", str(target)], check=True, timeout=120)
+    return target
+
+
+def _output(argv):
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+
+
+class Modes:
+    """`names`: those that work here. `skipped`: {name: why}. `traced`: what strace is told to look at."""
+
+    def __init__(self, wanted):
+        self.skipped, self.traced, self.conditional = {}, [], []
+        for name in NAMES:
+            why = self._missing(name) if name in wanted else None
+            if why:
+                self.skipped[name] = why
+        self.names = [name for name in NAMES if name in wanted and name not in self.skipped]
+
+    def _missing(self, name):
+        if name in ("supervise", "off", "strace") and not os.access(supervise(), os.X_OK):
+            return f"{supervise()} is not built" + (", which tells the calls to look at" if name == "strace" else "")
+        if name == "off" and "--stub" not in _output([supervise(), "run", "--help"]).stdout:
+            return "this `supervise` has no --stub"
+        if name in ("strace", "proot"):
+            if not shutil.which(name):
+                return f"{name} is not installed"
+            if name == "strace":
+                self._looked_at()
+            done = _output([*self.prefix(name, "/tmp"), "/bin/true"])
+            if done.returncode != 0:
+                return f"{name} does not work here: {done.stdout.strip()[-200:]}"
+        return None
+
+    def _looked_at(self):
+        """What supervise always stops at. Calls that it stops at by their arguments only (file mappings, some ioctls and
+        fcntls) are left out, in strace's favour: its filter can't tell these apart."""
+        table = json.loads(_output([supervise(), "list-syscalls", "--json"]).stdout)
+        looked = [row for row in table if row["trap"] == "always"]
+        self.traced = [row["name"] for row in looked if not row["conditional"]]
+        self.conditional = [row["name"] for row in looked if row["conditional"]]
+
+    def prefix(self, name, directory, options=()):
+        """The words before the program's own. Options are those of `supervise`; "nopath": none is declared."""
+        if name in ("supervise", "off"):
+            path = [] if "nopath" in options else ["--path", f"data={directory}"]
+            return [supervise(), "run", "--name", "bench", "--log-level", "warn", *path, *(word for word in options if word != "nopath"),
+                    *(["--stub=off"] if name == "off" else []), "--"]
+        if name == "strace":
+            # A `?` lets it pass over calls that this strace does not know.
+            return ["strace", "-f", "--seccomp-bpf", "-e", "trace=" + ",".join(f"?{call}" for call in self.traced), "-o", "/dev/null", "--"]
+        return ["proot"] if name == "proot" else []
