@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 namespace supervise {
 namespace {
@@ -21,6 +23,8 @@ constexpr ArgMatch kFcntlCommands[] = {
     {1, k32, F_SETLK},     {1, k32, F_SETLKW},      {1, k32, F_OFD_GETLK},
     {1, k32, F_OFD_SETLK}, {1, k32, F_OFD_SETLKW},  {1, k32, F_DUPFD_CLOEXEC},
 };
+constexpr ArgMatch kUnshareFiles[] = {{0, CLONE_FILES, CLONE_FILES}};
+constexpr ArgMatch kOwnFilter[] = {{0, k32, PR_SET_SECCOMP}};
 // FS_IOC_RESVSP and its relatives (vfs_ioctl) do what fallocate does; no public header has them all.
 constexpr ArgMatch kFileIoctls[] = {
     {1, k32, FICLONE},         {1, k32, FICLONERANGE},   {1, k32, FIDEDUPERANGE},
@@ -127,6 +131,8 @@ constexpr SyscallRow kTable[] = {
     {133, "mknod", {A::Path, A::Mode, A::Int}, C::Names, kTrap, true, false, ""},
     {137, "statfs", {A::Path, A::Struct}, C::Stat, kTrap, true, true, ""},
     {138, "fstatfs", {A::Fd, A::Struct}, C::Stat, kTrap, true, true, ""},
+    {157, "prctl", {A::Int, A::Int, A::Struct}, C::Process, kTrap, false, true,
+     "only PR_SET_SECCOMP: under a filter of its own a process makes no calls in process", kOwnFilter},
     {161, "chroot", {A::Path}, C::Stat, kTrap, true, true, ""},
     {162, "sync", {}, C::Sync, kTrap, true, true, "has no result: its files are proven by fsync"},
     {187, "readahead", {A::Fd, A::Offset, A::Len}, C::Read, kTrap, true, true, "moves no bytes"},
@@ -181,6 +187,8 @@ constexpr SyscallRow kTable[] = {
     {267, "readlinkat", {A::DirFd, A::Path, A::OutBuf, A::Len}, C::Stat, kTrap, true, true, ""},
     {268, "fchmodat", {A::DirFd, A::Path, A::Mode}, C::Attributes, kTrap, true, true, ""},
     {269, "faccessat", {A::DirFd, A::Path, A::Mode}, C::Stat, kTrap, true, true, ""},
+    {272, "unshare", {A::Flags}, C::Process, kTrap, false, true,
+     "only CLONE_FILES: a thread with descriptors of its own makes no calls in process", kUnshareFiles},
     {275, "splice", {A::Fd, A::OffsetPtr, A::Fd, A::OffsetPtr, A::Len, A::Flags}, C::Copy, kTrap, true,
      false, "source first, target second"},
     {276, "tee", {A::Fd, A::Fd, A::Len, A::Flags}, C::Copy, kDemand, false, false,
@@ -210,6 +218,7 @@ constexpr SyscallRow kTable[] = {
     {307, "sendmmsg", {A::Fd, A::Struct, A::Len, A::Flags}, C::Socket, kDemand, false, false, ""},
     {316, "renameat2", {A::DirFd, A::Path, A::DirFd, A::Path, A::Flags}, C::Names, kTrap, true, false,
      "RENAME_EXCHANGE is not run twice"},
+    {317, "seccomp", {A::Int, A::Flags, A::Struct}, C::Process, kTrap, false, true, "as prctl with PR_SET_SECCOMP"},
     {318, "getrandom", {A::OutBuf, A::Len, A::Flags}, C::None, kDemand, false, true,
      "counted for the portability report"},
     {322, "execveat", {A::DirFd, A::Path, A::Struct, A::Struct, A::Flags}, C::Process, kDemand, true,

@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 #include <linux/kcmp.h>
 #include <linux/ptrace.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include <cstring>
 #include <fstream>
 
 #include "seccomp/filter.h"
@@ -14,6 +16,7 @@
 #include "supervisor/doctor_child.h"
 #include "tracer/ptrace_raw.h"
 #include "tracer/stop.h"
+#include "tracer/stub/stub.h"
 
 namespace supervise {
 namespace {
@@ -136,6 +139,27 @@ Result<std::string> try_pidfd_getfd() {
   return std::string("a child's descriptor was taken and used");
 }
 
+// A child of ours has the low addresses free; a call from the stub's place passes the filter there.
+Result<std::string> try_stub() {
+  ASSIGN_OR_RETURN([[maybe_unused]] const auto stub, stub::Stub::create());
+  ASSIGN_OR_RETURN(auto program, filter_build(filter_plan({.stub = true})));
+  const sock_fprog fprog{static_cast<unsigned short>(program.size()), program.data()};
+  ProbeChild child([&] {
+    const auto at = reinterpret_cast<void*>(stub::kLastWindow * stub::kWindow + stub::kCode);
+    auto* code = static_cast<unsigned char*>(::mmap(at, stub::kCodeSize, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+    if (code != at) return errno ? errno : ENOMEM;
+    static constexpr unsigned char kFsync[] = {0xb8, SYS_fsync, 0, 0, 0, 0xbf, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x05, 0xc3};
+    memcpy(code, kFsync, sizeof kFsync);
+    if (const int err = filter_install(&fprog); err != 0) return err;
+    // Without a tracer a traced call says ENOSYS.
+    const long passed = reinterpret_cast<long (*)()>(code)();
+    return passed == -EBADF ? 0 : passed < 0 ? static_cast<int>(-passed) : EPROTO;
+  });
+  RETURN_IF_ERROR(child.finish("a call from the stub's place"));
+  return std::string("a call from the stub's place passed the filter");
+}
+
 }  // namespace
 
 void probe_tracing(const ProbeSink& sink) {
@@ -145,6 +169,8 @@ void probe_tracing(const ProbeSink& sink) {
                  "the kernel needs CONFIG_SECCOMP_FILTER, and a container must not forbid seccomp(2) "
                  "or ptrace(2): --security-opt seccomp=unconfined",
                  kLimit, try_filter));
+  sink(run_probe("calls.in_process", Need::Extra,
+                 "every call stops then: it needs Linux 5.9 and a processor with FSGSBASE", kLimit, try_stub));
   sink(run_probe("ptrace.suspend_seccomp", Need::Handover,
                  "grant CAP_SYS_ADMIN and start supervise itself without a seccomp filter (container: "
                  "--cap-add SYS_ADMIN --security-opt seccomp=unconfined)",

@@ -331,14 +331,15 @@ EntryDecision Session::on_entry(Task& task) {
   if (ring_) give_hint(task, ctx);
   if (!needs_exit_stop(paths_, task, ctx)) return {};
   if (ctx.path && ctx.implicit_offset && S_ISREG(ctx.facts.mode)) {
-    if (!take_file_lock(task, ctx)) {
-      wait_for_lock_.insert(task.tid);
-      return {EntryAction::Hold, 0};
-    }
+    // The turn first: who waits for it must not have the lock, which the one before may need yet.
     Queue& queue = writers_[writer_key(ctx)];
     if (queue.owner != 0 && queue.owner != task.tid) {
       if (std::find(queue.waiting.begin(), queue.waiting.end(), task.tid) == queue.waiting.end())
         queue.waiting.push_back(task.tid);
+      return {EntryAction::Hold, 0};
+    }
+    if (!take_file_lock(task, ctx)) {
+      wait_for_lock_.insert(task.tid);
       return {EntryAction::Hold, 0};
     }
     queue.owner = task.tid;
@@ -427,7 +428,8 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
   }
   if (queued) {
     if (ring_) ring_->unlock_all(static_cast<std::uint32_t>(task.tid));
-    release_waiting_writers(key);
+    // One that was made in process had no turn.
+    if (auto turn = writers_.find(key); turn != writers_.end() && turn->second.owner == task.tid) release_waiting_writers(key);
   }
   return action;
 }

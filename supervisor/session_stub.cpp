@@ -195,6 +195,9 @@ void Session::give_hint(Task& task, const CallContext& ctx) {
     want_renewal_ = true;
     return;
   }
+  // A write that began before there was a lock: those of the stub wait for it from now on.
+  if (auto it = writers_.find({reinterpret_cast<std::uint64_t>(ctx.path), facts->ino}); it != writers_.end() && it->second.owner)
+    ring_->try_lock(*ctx.path, facts->ino, static_cast<std::uint32_t>(it->second.owner));
   std::uint8_t flags = 0;
   if (ctx.at_entry.flags & O_APPEND) flags |= stub::kAppend;
   if (ctx.at_entry.flags & O_DSYNC) flags |= stub::kDataSync;

@@ -1,7 +1,9 @@
 // How tasks live with the stub: areas for new threads, sites that are patched while their callers wait,
 // results that the stub reports, and threads that are taken out of it.
 #include <fmt/format.h>
+#include <linux/close_range.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -67,6 +69,7 @@ void Tracer::learn_parentage(const Task& parent, Task& child) {
   if (status && status->tgid == parent.tgid) {
     child.space = parent.space;
     child.begin = Task::NewThread;
+    child.no_area = parent.no_area;
     return;
   }
   const std::uint64_t flags = clone_flags(parent.tid);
@@ -75,6 +78,7 @@ void Tracer::learn_parentage(const Task& parent, Task& child) {
     child.begin = Task::Stranger;
     return;
   }
+  child.no_area = parent.no_area;
   child.space = std::make_shared<stub::Space>(*parent.space);
   child.begin = flags & CLONE_FILES ? Task::Stranger : Task::NewProcess;
   child.area = parent.area;
@@ -83,6 +87,10 @@ void Tracer::learn_parentage(const Task& parent, Task& child) {
 void Tracer::begin(Task& task) {
   const auto what = std::exchange(task.begin, Task::Begun);
   if (!stub_ || !task.space || !task.space->installed) return;
+  if (task.no_area && what == Task::NewThread) {
+    ptrace_raw::set_gs_base(task.tid, 0).ignore();
+    return;
+  }
   switch (what) {
     case Task::NewThread: {
       const auto area = task.space->take_area();
@@ -98,7 +106,7 @@ void Tracer::begin(Task& task) {
     }
     default:
       task.area = 0;
-      task.no_area = true;
+      task.no_area = task.stranger = true;
       break;
   }
   if (task.area) {
@@ -229,6 +237,56 @@ void Tracer::give_area(Task& task) {
   if (!task.area) task.no_area = true;
 }
 
+// Out of the stub for good. What it does besides the application's own calls (statx, lseek, futex) may be
+// more than a filter of the application's own allows, and its descriptor table is that of the process.
+void Tracer::drop_area(Task& task) {
+  task.no_area = true;
+  if (!task.area) return;
+  // At an entry the call is not made: in the stub's own code it has to end there first.
+  if (auto regs = ptrace_raw::get_regs(task.tid); task.stop.kind == StopKind::Seccomp) {
+    if (!regs || stub::in_code(regs->rip, task.space->window)) return;
+  } else if (regs && leave_stub(task, *regs)) {
+    ptrace_raw::set_regs(task.tid, *regs).ignore();
+  }
+  task.area = 0;
+  ptrace_raw::set_gs_base(task.tid, 0).ignore();
+}
+
+void Tracer::look_at_own_rules(Task& task) {
+  const Call& call = *task.call;
+  if (!task.space) return;
+  const bool filter = call.nr == SYS_seccomp || call.nr == SYS_prctl;
+  const bool descriptors = call.nr == SYS_unshare || (call.nr == SYS_close_range && (call.args[2] & CLOSE_RANGE_UNSHARE));
+  if (filter && !(call.nr == SYS_seccomp && call.args[0] != SECCOMP_SET_MODE_FILTER && call.args[0] != SECCOMP_SET_MODE_STRICT)) {
+    task.space->refused = stub_->figures.last_refusal = "the program installs a seccomp filter of its own";
+    std::vector<std::pair<pid_t, int>> stopped;
+    if (call.nr == SYS_seccomp && (call.args[1] & SECCOMP_FILTER_FLAG_TSYNC)) {
+      for (auto& [tid, other] : tasks_)
+        if (other.space == task.space && tid != task.tid) other.no_area = true;
+      stop_others(task, stopped, true);
+    }
+    drop_area(task);
+    for (auto [tid, status] : stopped) handle(tid, status);
+  } else if (descriptors) {
+    drop_area(task);
+    task.stranger = true;
+  }
+}
+
+// Descriptors that end in the slow way: what the stub knows of them is void. A vfork child has descriptors
+// of its own, but not the table.
+void Tracer::forget_descriptors(const Task& task) {
+  const Call& call = *task.call;
+  if (!task.space || !task.space->installed || task.vfork_child || task.stranger) return;
+  switch (call.nr) {
+    case SYS_close: stub_->forget(task, call.args[0], call.args[0]); break;
+    case SYS_dup2:
+    case SYS_dup3: stub_->forget(task, call.args[1], call.args[1]); break;
+    case SYS_close_range: stub_->forget(task, call.args[0], call.args[1]); break;
+    default: break;
+  }
+}
+
 bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
   if (!task.space || holding_ || safe_ || task.exempt || task.detained || stub_->paused || task.vfork_child ||
       never_patched(nr))
@@ -247,15 +305,16 @@ bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
 // Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
 // that sleep in a call are left alone: interrupted at each patch, their time-outs would begin anew. They
 // return behind their call, which no patch touches; for one to wake and come to the patched bytes within
-// the nanoseconds of their writing would take less time than to return from its call does.
-bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped) {
+// the nanoseconds of their writing would take less time than to return from its call does. Those in a tracing
+// stop stand already: what they reported may be taken, and not yet handled.
+bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too) {
   std::vector<pid_t> waiting;
   for (auto& [tid, task] : tasks_) {
     if (task.space != self.space || tid == self.tid) continue;
     if (task.vfork_child || task.vfork_waiting) return false;
     if (task.state != RunState::Running || !task.announced || task.reported) continue;
     const char state = task_state(tid);
-    if (state == 'S' || state == 'D') continue;
+    if (state == 't' || (!sleeping_too && (state == 'S' || state == 'D'))) continue;
     waiting.push_back(tid);
   }
   for (pid_t tid : waiting) ptrace_raw::interrupt(tid).ignore();

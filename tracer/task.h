@@ -57,7 +57,8 @@ struct Task {
   std::shared_ptr<stub::Space> space;  // shared by all that run on the same memory
   std::uint64_t area = 0;              // its Area, 0: it has none, and its calls go the slow way
   enum Begin : std::uint8_t { Begun, NewThread, NewProcess, Stranger } begin = Begun;  // until its first stop
-  bool no_area = false;                // shares memory but not descriptors with the others: it never gets one
+  bool no_area = false;                // it never gets one
+  bool stranger = false;               // the descriptor table of its memory is not that of its descriptors
   bool wants_hint = false;             // the stub asks what the descriptor of the call at hand is
   std::uint32_t hint = 0;              // set by on_entry: what the call's descriptor is (stub::FdClass)
   Clock::time_point unparked{};

@@ -221,7 +221,10 @@ void Tracer::handle_entry(Task& task) {
   }
   if (stub_ && !call.foreign) {
     if (serve_report(task, *info)) return;
-    give_area(task);
+    if (task.no_area && task.area) drop_area(task);
+    forget_descriptors(task);
+    if (call.row && (call.row->io == IoClass::Process || call.nr == SYS_close_range)) look_at_own_rules(task);
+    else give_area(task);
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
     const std::uint64_t site = info->ip - kSyscallInsnSize;
     if (patch_due(task, site, call.nr) && patch(task, site, call.nr)) return;
@@ -387,6 +390,7 @@ void Tracer::handle_interrupted(Task& task) {
   if (task.begin != Task::Begun) begin(task);
   task.interrupted = false;
   task.app_stopped = false;
+  if (task.no_area && task.area) drop_area(task);
   if (must_hold(task)) {
     settle(task);
     return;

@@ -146,7 +146,10 @@ class Tracer {
   void give_area(Task& task);
   bool patch_due(Task& task, std::uint64_t site, int nr);
   bool patch(Task& task, std::uint64_t site, int nr);
-  bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped);
+  bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
+  void drop_area(Task& task);
+  void forget_descriptors(const Task& task);
+  void look_at_own_rules(Task& task);
   void ask_entry(Task& task, bool ours);
   Task& add(pid_t tid);
   void remove(pid_t tid);

@@ -50,6 +50,10 @@ class Host:
     def supervise(self, arguments, **more):
         """`supervise ARGUMENTS` (SUPERVISE_BIN, or build/release/supervise)."""
         more.setdefault("name", "supervise")
+        arguments = list(arguments)
+        way = os.environ.get("SCENARIO_STUB")
+        if way and "--" in arguments and not any(str(a).startswith("--stub") for a in arguments):
+            arguments.insert(arguments.index("--"), f"--stub={way}")
         return self.start([self.scenario.supervise_binary(), *arguments], **more)
 
     def processes(self):

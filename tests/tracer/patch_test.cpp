@@ -17,7 +17,7 @@ namespace {
 constexpr std::uint64_t kSite = 0x7f00'0010'0000;
 
 Code code_with(const Bytes& before, const Bytes& behind = {0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff}) {
-  Code code{kSite - 32, Bytes(64, 0x90)};
+  Code code{kSite - 48, Bytes(80, 0x90)};
   code.write(kSite - before.size(), before);
   code.write(kSite, Bytes{0x0f, 0x05});
   code.write(kSite + 2, behind);
@@ -55,6 +55,17 @@ TEST(Patch, MovsToOtherRegisters) {
   EXPECT_EQ(methods({0x48, 0xc7, 0xc7, 0x01, 0, 0, 0}, 1), "A7B") << "mov $1,%rdi";
   EXPECT_EQ(methods({0x49, 0xc7, 0xc0, 0x01, 0, 0, 0}, 1), "A7B") << "mov $1,%r8";
   EXPECT_EQ(methods({0xbe, 0, 0, 1, 0}, 1), "B") << "hardly an argument";
+}
+
+// The end of __syscall_cp_asm of musl and of __syscall_cancel_arch of glibc 2.41, from `mov %rdi,%r11` on.
+const Bytes kCancellable{0x49, 0x89, 0xfb, 0x48, 0x89, 0xf0, 0x48, 0x89, 0xd7, 0x48, 0x89, 0xce,
+                         0x4c, 0x89, 0xc2, 0x4d, 0x89, 0xca, 0x4c, 0x8b, 0x44, 0x24, 0x08, 0x4c,
+                         0x8b, 0x4c, 0x24, 0x10, 0x4c, 0x89, 0x5c, 0x24, 0x08};
+
+TEST(Patch, TheOneCallOfTheCancellationPoints) {
+  EXPECT_EQ(methods(kCancellable, 0), "A5B");
+  EXPECT_EQ(methods(kCancellable, 257), "A5B");
+  EXPECT_EQ(methods({0x4c, 0x89, 0x5c, 0x24, 0x08}, 0), "B") << "not known well enough";
 }
 
 TEST(Patch, WhatOnlyLooksLikeAMovIsLeftAlone) {
@@ -98,7 +109,7 @@ TEST(Patch, APunThatLeadsOutOfTheAddressSpaceIsNone) {
   EXPECT_TRUE(plans_of(on, kSite, 1).empty());
   for (const std::uint64_t site : {0x400000ull, 0x7fff'ffff'0000ull}) {
     Code code = code_with({}, {0, 0, static_cast<std::uint8_t>(site == 0x400000 ? 0xff : 0x01)});
-    code.address = site - 32;
+    code.address = site - 48;
     EXPECT_TRUE(plans_of(code, site, 1).empty()) << site;
   }
 }
@@ -260,6 +271,24 @@ TEST_F(PatchRun, MovOfAnotherRegister) {
   EXPECT_EQ(umask(before), 0x3fu) << "the register had its value";
   set_enter(kMadeInProcess);
   EXPECT_EQ(run(), 123);
+}
+
+TEST_F(PatchRun, TheOneCallOfTheCancellationPoints) {
+  Bytes code = kCancellable;
+  code.insert(code.end(), {0x0f, 0x05, 0xc3});
+  patch(code, kCancellable.size(), SYS_read, kMethodMov);
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  UniqueFd in(ends[0]), out(ends[1]);
+  ASSERT_EQ(write(out.get(), "abcdef", 6), 6);
+  char text[4] = {};
+  using Cancellable = long (*)(long, long, long, long, long, long, long, long);
+  const auto cancellable = reinterpret_cast<Cancellable>(kCodePage + 64);
+  EXPECT_EQ(cancellable(7, SYS_read, in.get(), reinterpret_cast<long>(text), 3, 0, 0, 0), 3);
+  EXPECT_STREQ(text, "abc");
+  EXPECT_EQ(cancellable(7, SYS_getpid, 0, 0, 0, 0, 0, 0), getpid());
+  set_enter(kMadeInProcess);
+  EXPECT_EQ(cancellable(7, SYS_read, in.get(), reinterpret_cast<long>(text), 3, 0, 0, 0), 123);
 }
 
 TEST_F(PatchRun, PunOnTheCallItself) {

@@ -6,6 +6,7 @@
 
 #include <sys/user.h>
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 

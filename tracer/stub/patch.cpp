@@ -24,6 +24,12 @@ void store32(std::uint8_t* at, std::uint64_t value) {
 
 constexpr std::int32_t kAtFdCwd = -100;
 
+// The end of __syscall_cp_asm (musl) and __syscall_cancel_arch (glibc from 2.41 on), through which all calls go
+// that are cancellation points: mov 8(%rsp),%r8; mov 16(%rsp),%r9; mov %r11,8(%rsp). The last one can be moved.
+constexpr std::uint8_t kCancellable[] = {0xca, 0x4c, 0x8b, 0x44, 0x24, 0x08, 0x4c, 0x8b,
+                                         0x4c, 0x24, 0x10, 0x4c, 0x89, 0x5c, 0x24, 0x08};
+static_assert(sizeof kCancellable == kBefore);
+
 bool one_of(std::uint8_t byte, std::initializer_list<int> list) { return std::ranges::find(list, byte) != list.end(); }
 
 // Of an instruction with a ModRM byte: its mode and its base.
@@ -62,9 +68,10 @@ bool is_several(std::int32_t value) {
          one_of(next, {0x6b, 0x80, 0x82, 0x83, 0xc0, 0xc1, 0xc6});
 }
 
-// Length of the `mov $imm32,%reg` that ends at the site; 0: there is none, or it may be something else.
+// Length of the mov that ends at the site and can be moved; 0: there is none, or it may be something else.
 unsigned mov_before(std::span<const std::uint8_t, kBefore> before, int nr) {
   const std::uint8_t* end = before.data() + kBefore;
+  if (std::ranges::equal(before, kCancellable)) return 5;
   const std::int32_t value = load32(end - 4);
   // An immediate may be a sign-extended 64-bit one here: all bytes are the instruction's own.
   if (one_of(end[-7], {0x48, 0x49}) && end[-6] == 0xc7 && (end[-5] & 0xf8) == 0xc0) {
@@ -231,8 +238,9 @@ std::optional<std::uint64_t> find_in_slot(const std::map<std::uint64_t, Site>& b
   const Site& site = std::prev(it)->second;
   if (rip >= site.slot + kSlotSize) return std::nullopt;
   const std::uint64_t slow = site.slot + slow_offset(site);
-  if (rip < slow) return site.address - site.patched_at;
-  return rip == slow ? site.address : site.address + kSyscallSize;
+  // What was moved here is one instruction, which must not be made twice: r11 is no longer what it was.
+  if (rip == site.slot) return site.address - site.patched_at;
+  return rip <= slow ? site.address : site.address + kSyscallSize;
 }
 
 }  // namespace supervise::stub

@@ -3,7 +3,8 @@
 // A patch keeps `site` (where restarted calls and interrupted threads go) and `site + 2` (where calls
 // return) valid, and changes nothing but its `patched_size` bytes:
 //   A  the `mov $imm32,%reg` right before the site becomes `jmp rel32`; the mov goes into the slot. Of the
-//      7-byte form (48/49 c7 c0+r) the last two bytes stay, which nobody reaches
+//      7-byte form (48/49 c7 c0+r) the last two bytes stay, which nobody reaches. So does the mov before the
+//      one call of C libraries' cancellation points, which is known by all of the bytes before it
 //   B  the syscall's own two bytes become `e9 d0`: with the next three bytes of code as the rest of the
 //      displacement, whose lowest byte d0 is free: one of 256 targets
 //   C  as B, on `xor %eax,%eax` before the site; the syscall itself is part of the displacement

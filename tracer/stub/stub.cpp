@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 
@@ -57,6 +58,18 @@ Status write_code(pid_t pid, std::uint64_t window) {
   return write_exact(pid, window + kTraced, traced_bytes());
 }
 
+// Lines of /proc/PID/status, proc_pid_status(5).
+std::string status_line(const std::string& text, std::string_view name) {
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    if (text.compare(at, name.size(), name) == 0) return text.substr(at + name.size(), end - at - name.size());
+    at = end + 1;
+  }
+  return {};
+}
+
+int filters_of(const std::string& status) { return atoi(status_line(status, "Seccomp_filters:").c_str()); }
+
 }  // namespace
 
 Result<std::unique_ptr<Stub>> Stub::create() {
@@ -84,9 +97,24 @@ Stub::~Stub() {
   if (control_) munmap(control_, kSharedSize);
 }
 
+Status Stub::check_process(pid_t pid) {
+  ASSIGN_OR_RETURN(const std::string status, read_proc_file(fmt::format("/proc/{}/status", pid)));
+  if (status_line(status, "x86_Thread_features:").find("shstk") != std::string::npos)
+    return plain_error("the program uses a shadow stack");
+  // Ours, and what this program itself runs under.
+  const int filters = filters_of(status);
+  if (own_filters_ < 0) {
+    ASSIGN_OR_RETURN(const std::string ours, read_proc_file("/proc/self/status"));
+    own_filters_ = filters_of(ours);
+  }
+  if (filters > own_filters_ + 1) return plain_error("the program runs under a seccomp filter of its own");
+  return {};
+}
+
 void Stub::on_exec(Task& task) const {
   task.space = std::make_shared<Space>();
   task.area = 0;
+  task.no_area = task.stranger = false;
   task.begin = Task::Begun;
   task.deferred_signal = 0;
 }
@@ -102,6 +130,22 @@ bool Stub::is_code(const Task& task, std::uint64_t rip) const {
 
 bool Stub::is_traced_entry(const Task& task, std::uint64_t ip) const {
   return task.space && task.space->installed && ip == task.space->at(kCode) + code_head().traced_entry + 2;
+}
+
+void Stub::forget(const Task& task, std::uint64_t first, std::uint64_t last) const {
+  first = static_cast<std::uint32_t>(first);
+  last = static_cast<std::uint32_t>(last);
+  if (first != last) {
+    auto high = read_value<std::uint32_t>(task.tid, task.space->at(kProcess) + offsetof(Process, fd_high));
+    if (!high || *high == 0) return;
+    last = std::min<std::uint64_t>(last, *high - 1);
+  }
+  for (std::uint64_t fd = first; fd <= last && fd < kFds; ++fd) {
+    const std::uint64_t at = task.space->at(kFdTable) + fd * sizeof(std::uint32_t);
+    auto entry = read_value<std::uint32_t>(task.tid, at);
+    // A new version, as the stub itself would make it: who looked before can't store what he found.
+    if (entry) put(task.tid, at, ((*entry >> 16) + 1) << 16).ignore();
+  }
 }
 
 void Stub::tell_hint(const Task& task) const {
@@ -132,6 +176,7 @@ void Stub::free_file(const Area& area) {
 
 Status Stub::install(Injector& in, Space& space) {
   const pid_t pid = in.tid();
+  RETURN_IF_ERROR(check_process(pid));
   for (unsigned w = kLastWindow; w >= kFirstWindow && !space.window; --w) {
     const std::uint64_t window = w * kWindow;
     std::size_t done = 0;
@@ -161,7 +206,11 @@ Status Stub::install(Injector& in, Space& space) {
   return {};
 }
 
-Status Stub::share(Injector& in, const Space& space) const {
+Status Stub::share(Injector& in, const Space& space) {
+  if (own_filters_ < 0) {  // of an image: what it came with, it may have
+    auto status = read_proc_file(fmt::format("/proc/{}/status", in.tid()));
+    if (status) own_filters_ = filters_of(*status) - 1;
+  }
   ASSIGN_OR_RETURN(FdChannel channel, FdChannel::open(in));
   ASSIGN_OR_RETURN(const int fd, channel.give(memory_.get()));
   auto mapped = in.call_checked(SYS_mmap, {space.at(kControl), kSharedSize, PROT_READ | PROT_WRITE,

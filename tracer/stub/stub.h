@@ -28,6 +28,8 @@ class Stub {
   void on_end(const Task& task);
   bool is_code(const Task& task, std::uint64_t rip) const;
   bool is_traced_entry(const Task& task, std::uint64_t ip) const;  // `ip`: behind the instruction
+  // Descriptors first to last are about to be closed or replaced.
+  void forget(const Task& task, std::uint64_t first, std::uint64_t last) const;
   void tell_hint(const Task& task) const;  // Task::hint, to the stub that waits for it
   Result<Area> area_of(const Task& task) const;
   // The thread is out of the stub: a record that it did not finish is void. True: one that tells of its call
@@ -38,7 +40,7 @@ class Stub {
 
   // With all threads of the address space stopped. `in`: one of them.
   Status install(Injector& in, Space& space);
-  Status share(Injector& in, const Space& space) const;    // control block and ring
+  Status share(Injector& in, const Space& space);          // control block and ring
   Status unshare(Injector& in, const Space& space) const;  // zeros in their place
   // Maps what a slot needs, then writes slot and patch. False, with `why`: not patchable.
   Result<bool> patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why);
@@ -57,9 +59,11 @@ class Stub {
 
  private:
   Stub() = default;
+  Status check_process(pid_t pid);
   UniqueFd memory_;
   Control* control_ = nullptr;
   char* ring_ = nullptr;
+  int own_filters_ = -1;
 };
 
 }  // namespace supervise::stub

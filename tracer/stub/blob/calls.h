@@ -58,14 +58,15 @@ inline void forget(int fd) {
   while (!__atomic_compare_exchange_n(at, &was, ((was >> 16) + 1) << 16, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {}
 }
 
+// fd_high first: whatever has an entry is below it, wherever this ends.
 inline void learn(int fd, uint32_t seen, uint32_t cls) {
   if (class_of(seen) != kUnknown) return;
-  __atomic_compare_exchange_n(fd_entry(fd), &seen, (seen & 0xffff0000) | cls, false, __ATOMIC_ACQ_REL,
-                              __ATOMIC_RELAXED);
   uint32_t high = __atomic_load_n(&process()->fd_high, __ATOMIC_RELAXED);
   while (high <= static_cast<uint32_t>(fd) &&
          !__atomic_compare_exchange_n(&process()->fd_high, &high, static_cast<uint32_t>(fd) + 1, false,
                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+  __atomic_compare_exchange_n(fd_entry(fd), &seen, (seen & 0xffff0000) | cls, false, __ATOMIC_ACQ_REL,
+                              __ATOMIC_RELAXED);
 }
 
 // ---- where something is
