@@ -1,7 +1,6 @@
 #include "supervisor/byte_ranges.h"
 
 #include <algorithm>
-#include <cstring>
 #include <iterator>
 
 namespace supervise {
@@ -11,97 +10,105 @@ std::uint64_t end_of(std::uint64_t offset, std::uint64_t length) {
   return length > ByteRanges::kEnd - offset ? ByteRanges::kEnd : offset + length;
 }
 
-std::ptrdiff_t diff(std::uint64_t n) { return static_cast<std::ptrdiff_t>(n); }
-
 }  // namespace
 
-ByteRanges::Pieces::iterator ByteRanges::piece_at_or_before(std::uint64_t offset) {
-  auto it = pieces_.upper_bound(offset);
-  return it == pieces_.begin() ? pieces_.end() : std::prev(it);
-}
-
-// The piece with bytes that a write at `offset` goes into: one that it continues or overwrites.
-ByteRanges::Pieces::iterator ByteRanges::piece_to_fill(std::uint64_t offset) {
-  auto next = pieces_.lower_bound(offset);
-  if (next != pieces_.begin()) {
-    auto before = std::prev(next);
-    std::uint64_t at = offset - before->first;
-    if (!before->second.bytes.empty() && at <= before->second.length && at < kMaxPiece)
-      return before;
-  }
-  bool here = next != pieces_.end() && next->first == offset && !next->second.bytes.empty();
-  return here ? next : pieces_.end();
-}
-
-// Makes [offset, end) free of pieces, cutting those that reach into it.
-void ByteRanges::carve(std::uint64_t offset, std::uint64_t end) {
-  if (offset >= end) return;
-  auto it = piece_at_or_before(offset);
-  if (it == pieces_.end()) it = pieces_.begin();
-  else if (it->first + it->second.length <= offset) ++it;
-  while (it != pieces_.end() && it->first < end) {
-    std::uint64_t at = it->first, stop = at + it->second.length;
-    Piece& piece = it->second;
-    if (stop > end) {  // a tail stays
-      Piece tail{stop - end, piece.seq, piece.zero, {}};
+// Makes [offset, end) free of pieces, cutting those that reach into it. Returns where a piece at `offset`
+// would have to be put in.
+ByteRanges::Pieces::iterator ByteRanges::carve(std::uint64_t offset, std::uint64_t end) {
+  auto it = pieces_.lower_bound(offset);
+  if (offset >= end) return it;
+  if (it != pieces_.begin()) {
+    auto before = std::prev(it);
+    Piece& piece = before->second;
+    const std::uint64_t at = before->first, stop = at + piece.length;
+    if (stop > offset) {
+      Piece tail{stop > end ? stop - end : 0, piece.seq, piece.zero, {}};
       if (!piece.bytes.empty()) {
-        tail.bytes.assign(piece.bytes.begin() + diff(end - at),
-                          piece.bytes.end());
-        bytes_ += tail.bytes.size();
+        tail.bytes.append({piece.bytes.data() + (stop - at - tail.length), tail.length});
+        bytes_ += tail.length;
+        bytes_ -= piece.length - (offset - at);
+        piece.bytes.cut(offset - at);
       }
-      pieces_.emplace_hint(std::next(it), end, std::move(tail));
+      piece.length = offset - at;
+      if (tail.length > 0) return pieces_.insert(it, end, std::move(tail));
+    }
+  }
+  while (it != pieces_.end() && it->first < end) {
+    Piece& piece = it->second;
+    const std::uint64_t stop = it->first + piece.length;
+    if (stop > end) {  // a tail stays
+      if (!piece.bytes.empty()) {
+        bytes_ -= piece.length - (stop - end);
+        piece.bytes = Content({piece.bytes.data() + (end - it->first), stop - end});
+      }
+      piece.length = stop - end;
+      pieces_.rekey(it, end);
+      break;
     }
     bytes_ -= piece.bytes.size();
-    if (at < offset) {  // a head stays
-      piece.length = offset - at;
-      if (!piece.bytes.empty()) {
-        piece.bytes.resize(piece.length);
-        bytes_ += piece.bytes.size();
-      }
-      ++it;
-    } else {
-      it = pieces_.erase(it);
-    }
-    if (stop >= end) break;
+    it = pieces_.erase(it);
   }
+  return it;
 }
 
+// A write goes into the piece with bytes that it continues or overwrites, or makes one of its own.
 void ByteRanges::put(std::uint64_t offset, std::span<const std::byte> bytes, Seq seq) {
   while (!bytes.empty()) {
-    auto it = piece_to_fill(offset);
-    std::uint64_t at = it == pieces_.end() ? 0 : offset - it->first;
-    std::uint64_t n = std::min<std::uint64_t>(kMaxPiece - at, bytes.size());
-    auto from = bytes.begin();
-    if (it == pieces_.end()) {
-      carve(offset, offset + n);
-      pieces_.emplace(offset, Piece{n, seq, false, {from, from + diff(n)}});
-      bytes_ += n;
-    } else {
-      std::uint64_t inside = std::min(n, it->second.length - at);
-      if (inside < n) carve(offset + inside, offset + n);
-      Piece& piece = it->second;
-      std::copy_n(from, inside, piece.bytes.begin() + diff(at));
-      piece.bytes.insert(piece.bytes.end(), from + diff(inside), from + diff(n));
-      bytes_ += n - inside;
-      piece.length = piece.bytes.size();
-      piece.seq = std::max(piece.seq, seq);
+    auto next = pieces_.lower_bound(offset);
+    auto it = pieces_.end();
+    std::uint64_t at = 0;
+    bool overlaps = false;  // a piece from before reaches into it
+    if (next != pieces_.begin()) {
+      const auto before = std::prev(next);
+      const Piece& piece = before->second;
+      at = offset - before->first;
+      // Scattered writes of whole pages would only be moved about.
+      const bool apart = at == piece.length && bytes.size() >= kPage && piece.length >= kPage && offset != last_end_;
+      if (!piece.bytes.empty() && at <= piece.length && at < kMaxPiece && !apart) it = before;
+      else overlaps = at < piece.length;
     }
+    if (it == pieces_.end()) {
+      at = 0;
+      if (next != pieces_.end() && next->first == offset && !next->second.bytes.empty()) it = next++;
+    }
+    const bool fills = it != pieces_.end();
+    const std::uint64_t n = std::min<std::uint64_t>(kMaxPiece - at, bytes.size());
+    const std::uint64_t inside = fills ? std::min(n, it->second.length - at) : 0;
+    if (fills) {
+      Piece& piece = it->second;
+      if (inside > 0) piece.bytes.write(at, bytes.first(inside));
+      piece.seq = std::max(piece.seq, seq);
+      if (inside < n) {
+        piece.bytes.append(bytes.subspan(inside, n - inside));
+        const bool reaches = next != pieces_.end() && next->first < offset + n;
+        const std::uint64_t key = it->first;
+        if (reaches) carve(offset + inside, offset + n);
+        (reaches ? pieces_.lower_bound(key) : it)->second.length = at + n;
+      }
+    } else {
+      if (overlaps || (next != pieces_.end() && next->first < offset + n)) next = carve(offset, offset + n);
+      pieces_.insert(next, offset, Piece{n, seq, false, Content(bytes.first(n))});
+    }
+    bytes_ += n - inside;
     offset += n;
+    last_end_ = offset;
     bytes = bytes.subspan(n);
   }
 }
 
 void ByteRanges::put_empty(std::uint64_t offset, std::uint64_t end, bool zero, Seq seq) {
   if (offset >= end) return;
-  carve(offset, end);
-  auto it = piece_at_or_before(offset);
-  if (it != pieces_.end() && it->second.zero == zero && it->second.bytes.empty() &&
-      it->first + it->second.length == offset) {
-    it->second.length = end - it->first;
-    it->second.seq = std::max(it->second.seq, seq);
-    return;
+  const auto next = carve(offset, end);
+  if (next != pieces_.begin()) {
+    const auto before = std::prev(next);
+    Piece& piece = before->second;
+    if (piece.zero == zero && piece.bytes.empty() && before->first + piece.length == offset) {
+      piece.length = end - before->first;
+      piece.seq = std::max(piece.seq, seq);
+      return;
+    }
   }
-  pieces_.emplace(offset, Piece{end - offset, seq, zero, {}});
+  pieces_.insert(next, offset, Piece{end - offset, seq, zero, {}});
 }
 
 void ByteRanges::put_zero(std::uint64_t offset, std::uint64_t length, Seq seq) {
@@ -119,15 +126,12 @@ void ByteRanges::erase(std::uint64_t offset, std::uint64_t length) {
 }
 
 std::uint64_t ByteRanges::retire(Seq upto) {
-  std::uint64_t before = bytes_;
-  for (auto it = pieces_.begin(); it != pieces_.end();) {
-    if (it->second.seq <= upto) {
-      bytes_ -= it->second.bytes.size();
-      it = pieces_.erase(it);
-    } else {
-      ++it;
-    }
-  }
+  const std::uint64_t before = bytes_;
+  pieces_.erase_if([&](const Piece& piece) {
+    if (piece.seq > upto) return false;
+    bytes_ -= piece.bytes.size();
+    return true;
+  });
   return before - bytes_;
 }
 

@@ -7,9 +7,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
-#include <vector>
+
+#include "supervisor/content.h"
+#include "supervisor/offset_map.h"
 
 namespace supervise {
 
@@ -18,13 +19,14 @@ using Seq = std::uint64_t;
 class ByteRanges {
  public:
   static constexpr std::uint64_t kMaxPiece = 1 << 16;
+  static constexpr std::uint64_t kPage = 4096;
   static constexpr std::uint64_t kEnd = UINT64_MAX;  // exclusive end of "all that follows"
 
   struct Piece {
     std::uint64_t length = 0;
     Seq seq = 0;
     bool zero = false;             // reads as zeros
-    std::vector<std::byte> bytes;  // empty when zero, or when only ranges are journaled
+    Content bytes;                 // empty when zero, or when only ranges are journaled
     bool range_only() const { return !zero && bytes.empty(); }
   };
   void put(std::uint64_t offset, std::span<const std::byte> bytes, Seq seq);
@@ -35,17 +37,16 @@ class ByteRanges {
   std::uint64_t retire(Seq upto);              // drops pieces with seq <= upto; bytes freed
   std::uint64_t bytes() const { return bytes_; }
   bool empty() const { return pieces_.empty(); }
-  const std::map<std::uint64_t, Piece>& pieces() const { return pieces_; }
+  using Pieces = OffsetMap<Piece>;  // by offset
+  const Pieces& pieces() const { return pieces_; }
 
  private:
-  using Pieces = std::map<std::uint64_t, Piece>;
-  void carve(std::uint64_t offset, std::uint64_t end);
+  Pieces::iterator carve(std::uint64_t offset, std::uint64_t end);
   void put_empty(std::uint64_t offset, std::uint64_t end, bool zero, Seq seq);
-  Pieces::iterator piece_at_or_before(std::uint64_t offset);
-  Pieces::iterator piece_to_fill(std::uint64_t offset);
 
   Pieces pieces_;
   std::uint64_t bytes_ = 0;
+  std::uint64_t last_end_ = kEnd;  // of the last write
 };
 
 }  // namespace supervise

@@ -79,7 +79,6 @@ TEST(Journal, WhatLiesBeyondATruncationIsZeros) {
   EXPECT_EQ(j.find(kA)->size, 4u);
   j.wrote(kA, "f", 8, bytes("xy"), 10);
   const auto& pieces = j.find(kA)->data.pieces();
-  ASSERT_TRUE(pieces.contains(4));
   EXPECT_TRUE(pieces.at(4).zero);
   EXPECT_EQ(pieces.at(4).length, 4u);
 }
