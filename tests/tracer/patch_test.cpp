@@ -184,7 +184,7 @@ TEST(SlotPages, ACopyOfAForkIsItsOwn) {
 
 class PatchRun : public ::testing::Test {
  protected:
-  static constexpr std::uint64_t kCodePage = 0x33'0000'0000, kEnter = kCodePage + 0xf00;
+  static constexpr std::uint64_t kCodePage = 0x2000'0000'0000, kEnter = kCodePage + 0xf00;
 
   void SetUp() override {
     code_ = map(kCodePage);
