@@ -26,6 +26,7 @@ class RingJournal {
   RingJournal(stub::Control& control, char* ring, StoragePaths& paths);
 
   bool empty() const { return reader_.empty(); }
+  std::uint64_t pending() const { return reader_.pending(); }  // bytes
   // `alive`: is that thread still one of ours? An Error: the ring is broken. It was emptied, and the content
   // of all registered files counts as unknown; drain() can be called again.
   Status drain(const std::function<bool(pid_t)>& alive);

@@ -213,6 +213,7 @@ int Session::loop() {
     epoll_event got[8];
     epoll_wait(epoll_.get(), got, 8, wait);
     serve_signals();
+    serve_ring();
     if (watched_) watched_();
     if (control_) serve_control();
   }
@@ -296,7 +297,7 @@ void Session::stop_as_job() {
 }
 
 Clock::time_point Session::next_timer() const {
-  auto next = Clock::time_point::max();
+  auto next = drain_pace_.due();
   if (!wait_for_lock_.empty()) next = Clock::now() + Millis(1);
   for (const auto& [tid, call] : failed_)
     if (call.waits_for == FailedCall::Timer || call.waits_for == FailedCall::Replay)

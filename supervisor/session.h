@@ -13,6 +13,7 @@
 
 #include "restore/image_store.h"
 #include "restore/manifest.h"
+#include "supervisor/drain_pace.h"
 #include "supervisor/events.h"
 #include "supervisor/handlers/call_context.h"
 #include "supervisor/keeper.h"
@@ -160,6 +161,7 @@ class Session : public TracerPolicy {
   void refresh_stub();       // paths or rules have changed
   void refresh_stub_flags();
   void drain_ring();
+  void serve_ring();
   void renew_descriptors();  // with everything held
   void give_hint(Task& task, const CallContext& ctx);
   void learn_for_stub(const Task& task, const CallContext& ctx, long result);
@@ -244,6 +246,7 @@ class Session : public TracerPolicy {
     std::list<pid_t> waiting;
   };
   std::unique_ptr<RingJournal> ring_;   // nothing: no stub
+  DrainPace drain_pace_;
   std::set<pid_t> wait_for_lock_;       // held: the stub has the file's lock
   bool stub_by_mount_ = false;
   std::string stub_problem_;            // why there is none although it was wanted

@@ -224,7 +224,18 @@ ExitAction Session::on_result(Task& task, long result, ptrace_raw::Regs& regs, c
   return on_exit(task, result, regs);
 }
 
-void Session::on_ring_filling() { drain_ring(); }
+void Session::on_ring_filling() {
+  drain_ring();
+  drain_pace_.filling(Clock::now());
+}
+
+// While threads go on: what they write is taken before they have to stop for it.
+void Session::serve_ring() {
+  if (!ring_ || drain_pace_.due() > Clock::now()) return;
+  const std::uint64_t bytes = ring_->pending();
+  drain_ring();
+  drain_pace_.looked(Clock::now(), bytes);
+}
 
 // A write of the slow way with an implicit offset shares the file with those of the stub.
 bool Session::take_file_lock(const Task& task, const CallContext& ctx) {

@@ -41,6 +41,7 @@ class RingReader {
   void take();
   // Gives up all that is there. Threads may be in the stub: what they are writing is never told.
   void reset();
+  std::uint64_t pending() const { return head() - scanned_; }  // bytes
   std::uint64_t head() const;          // ring position up to which all is published
 
  private:
