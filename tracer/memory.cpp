@@ -59,6 +59,9 @@ Result<std::string> read_cstring(pid_t pid, std::uint64_t addr, std::size_t limi
 }
 
 Status write_exact(pid_t pid, std::uint64_t addr, std::span<const std::byte> in) {
+  iovec local{const_cast<std::byte*>(in.data()), in.size()};
+  iovec remote{reinterpret_cast<void*>(addr), in.size()};
+  if (process_vm_writev(pid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(in.size())) return {};
   UniqueFd mem(open(fmt::format("/proc/{}/mem", pid).c_str(), O_RDWR | O_CLOEXEC));
   if (!mem) return errno_error(fmt::format("open memory of process {}", pid));
   std::size_t done = 0;

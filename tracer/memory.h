@@ -1,5 +1,6 @@
 // A tracee's memory. process_vm_readv(2) is partial at page borders: reads go on page by page and
-// say how far they came. Writes go through /proc/PID/mem, which also reaches read-only pages.
+// say how far they came. What process_vm_writev can't write goes through /proc/PID/mem, which also reaches
+// read-only pages.
 #pragma once
 
 #include <sys/types.h>

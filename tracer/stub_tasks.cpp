@@ -65,8 +65,7 @@ void Tracer::use_stub(std::unique_ptr<stub::Stub> stub) { stub_ = std::move(stub
 // one of them but not the other must not use the arena: its descriptor table would not be his.
 void Tracer::learn_parentage(Task& parent, Task& child) {
   if (!stub_ || !parent.space) return;
-  auto status = task_status(child.tid);
-  if (status && status->tgid == parent.tgid) {
+  if (child.tgid == parent.tgid) {
     child.space = parent.space;
     child.begin = Task::NewThread;
     child.no_area = parent.no_area;

@@ -4,7 +4,9 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <optional>
@@ -49,12 +51,18 @@ Task* Tracer::find(pid_t tid) {
   return it == tasks_.end() ? nullptr : &it->second;
 }
 
-Task& Tracer::add(pid_t tid) {
+// `parent_tgid`: the process that it was born by, 0: not known.
+Task& Tracer::add(pid_t tid, pid_t parent_tgid) {
   auto [it, fresh] = tasks_.try_emplace(tid);
   if (fresh) {
     it->second.tid = tid;
-    auto status = task_status(tid);
-    it->second.tgid = status ? status->tgid : tid;
+    if (parent_tgid != 0) {
+      const bool thread = syscall(SYS_tgkill, parent_tgid, tid, 0) == 0;
+      it->second.tgid = thread ? parent_tgid : tid;
+    } else {
+      auto status = task_status(tid);
+      it->second.tgid = status ? status->tgid : tid;
+    }
   }
   return it->second;
 }
@@ -100,8 +108,12 @@ bool Tracer::drain() {
       batch.emplace_back(tid, status);
     if (batch.empty()) break;
     any = true;
-    for (auto [id, st] : batch)
-      if (Task* task = find(id)) task->reported = true;
+    // Births before the first stops of the born.
+    std::stable_partition(batch.begin(), batch.end(), [this](const auto& one) {
+      Task* task = find(one.first);
+      if (task) task->reported = true;
+      return task != nullptr;
+    });
     for (auto [id, st] : batch) handle(id, st);
   }
   return any;
@@ -163,7 +175,7 @@ void Tracer::handle_birth(Task& task) {
   if (message) {
     const bool vfork = task.stop.kind == StopKind::Vfork;
     const pid_t parent_tid = task.tid;
-    Task& child = add(static_cast<pid_t>(*message));
+    Task& child = add(static_cast<pid_t>(*message), task.tgid);
     child.announced = true;
     child.vfork_child = vfork;
     child.vfork_parent = vfork ? parent_tid : 0;
@@ -358,8 +370,8 @@ void Tracer::handle_signal(Task& task) {
   }
   if (action == SignalAction::Stop) sig = SIGSTOP;
   else if (action != SignalAction::Deliver) sig = 0;
+  auto regs = ptrace_raw::get_regs(task.tid);
   if (stub_) {
-    auto regs = ptrace_raw::get_regs(task.tid);
     const std::uint64_t was = regs ? regs->rip : 0;
     if (regs && leave_stub(task, *regs)) {
       // A fault of the stub's own, in memory that the application took away meanwhile.
@@ -373,14 +385,16 @@ void Tracer::handle_signal(Task& task) {
     }
   }
 
-  auto status = task_status(task.tid);
+  // Of a lone thread only an interrupted call needs what follows, of others also a further signal that waits.
+  const bool plain = regs && !(in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) &&
+                     (is_alone(task) || !ptrace_raw::has_shared_signal(task.tid).value_or(true));
+  auto status = plain ? Result<TaskStatus>(plain_error("")) : task_status(task.tid);
   if (status) {
     // A traced task is woken even by signals that it ignores; a call that then returns -EINTR
     // (epoll_wait...) would show it. Rewind unless a handler will run.
     const bool handler = sig && ((status->caught >> (sig - 1)) & 1);
     const bool stops = sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
     if (!handler && !stops && !handler_due(*status)) {
-      auto regs = ptrace_raw::get_regs(task.tid);
       if (regs && in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) rewind(task, *regs);
     }
     if (!handler && !stops) let_others_take_theirs(task.tid, *status);
@@ -393,7 +407,13 @@ void Tracer::handle_signal(Task& task) {
 }
 
 void Tracer::handle_interrupted(Task& task) {
-  if (task.begin != Task::Begun) begin(task);
+  if (task.begin != Task::Begun) {
+    begin(task);
+    if (!must_hold(task) && !task.held && !task.interrupted && !(task.no_area && task.area)) {
+      go_on(task);
+      return;
+    }
+  }
   task.interrupted = false;
   task.app_stopped = false;
   if (task.no_area && task.area) drop_area(task);
@@ -424,6 +444,12 @@ void Tracer::handle_group_stop(Task& task) {
   task.state = RunState::Listening;
   task.injected = false;
   ptrace_raw::listen(task.tid).ignore();
+}
+
+bool Tracer::is_alone(const Task& task) const {
+  return std::ranges::none_of(tasks_, [&task](const auto& other) {
+    return other.second.tgid == task.tgid && other.first != task.tid;
+  });
 }
 
 bool Tracer::must_hold(const Task& task) const {

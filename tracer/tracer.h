@@ -156,7 +156,7 @@ class Tracer {
   void look_at_own_rules(Task& task);
   void refuse_space(Task& task, const char* why, bool all);
   void ask_entry(Task& task, bool ours);
-  Task& add(pid_t tid);
+  Task& add(pid_t tid, pid_t parent_tgid = 0);
   void remove(pid_t tid);
   void handle(pid_t tid, int status);
   void handle_birth(Task& task);
@@ -172,6 +172,7 @@ class Tracer {
   void drop_call(Task& task);
   void rewind(Task& task, ptrace_raw::Regs& regs);
   void settle(Task& task);  // a clean stop: rewinds an interrupted call
+  bool is_alone(const Task& task) const;  // its process has no other thread
   bool has_held_vfork_child(const Task& parent) const;
   bool wait_and_handle(Deadline deadline);
   std::string describe_stuck() const;
