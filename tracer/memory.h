@@ -23,6 +23,19 @@ Status read_exact(pid_t pid, std::uint64_t addr, std::span<std::byte> out);
 Result<std::string> read_cstring(pid_t pid, std::uint64_t addr, std::size_t limit = 4096);
 Status write_exact(pid_t pid, std::uint64_t addr, std::span<const std::byte> in);
 
+// Of several writes to one process, which also reach read-only pages.
+class MemoryWriter {
+ public:
+  explicit MemoryWriter(pid_t pid) : pid_(pid) {}
+  Status write(std::uint64_t addr, std::span<const std::byte> in);
+  template <class T>
+  Status put(std::uint64_t addr, const T& value) { return write(addr, std::as_bytes(std::span(&value, 1))); }
+
+ private:
+  pid_t pid_;
+  UniqueFd mem_;
+};
+
 template <class T>
 Result<T> read_value(pid_t pid, std::uint64_t addr) {
   T value;

@@ -17,6 +17,7 @@
 #include "tracer/abi_x86_64.h"
 #include "tracer/memory.h"
 #include "tracer/proc_info.h"
+#include "tracer/stub/start.h"
 #include "tracer/stub/stub.h"
 
 namespace supervise {
@@ -24,6 +25,8 @@ namespace supervise {
 using ptrace_raw::Regs;
 
 namespace {
+
+constexpr unsigned kCallsToShare = 8;  // of one program that write to a storage path, or sync what was written
 
 // Only a handler that is about to run makes an interrupted call the application's own affair; a
 // signal without one leaves it untouched when nobody traces.
@@ -213,13 +216,14 @@ void Tracer::handle_exec(Task& task) {
   }
   if (stub_) stub_->on_exec(task);
   policy_.on_exec(task);
-  go_on(task);
+  if (!start_program(task)) go_on(task);
 }
 
 void Tracer::handle_entry(Task& task) {
   ++figures_.entries;
   auto info = ptrace_raw::call_info(task.tid);
   if (!info) return;
+  if (task.start && serve_start(task, info->ip)) return;
   Call call;
   call.nr = static_cast<int>(info->nr);
   std::copy_n(info->args, 6, call.args.begin());
@@ -239,7 +243,18 @@ void Tracer::handle_entry(Task& task) {
     else give_area(task);
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
     const std::uint64_t site = info->ip - kSyscallInsnSize;
-    if (patch_due(task, site, call.nr) && patch(task, site, call.nr)) return;
+    if (task.space && task.space->light && task.space->calls_to_share >= kCallsToShare && !task.vfork_child && !safe_ &&
+        !task.exempt && !task.detained && task.space->refused.empty() && share_with(task))
+      return;
+    task.knows_files = task.space && !task.space->light;
+    switch (patch_due(task, site, call.nr)) {
+      case Due::No: break;
+      case Due::Now:
+        if (patch_known(task, site, call.nr)) break;
+        [[fallthrough]];
+      case Due::Often:
+        if (patch(task, site, call.nr)) return;
+    }
   }
   // A filter of the application's own that wants a tracer: it has none.
   ask_entry(task, info->seccomp_data == kTagNative || info->seccomp_data == kTagForeignArch);
@@ -261,6 +276,9 @@ void Tracer::ask_entry(Task& task, bool ours) {
       go_on(task);
       return;
     case EntryAction::Watch:
+      if (stub_ && task.space && task.space->light && task.call->row &&
+          (task.call->row->io == IoClass::Write || task.call->row->io == IoClass::Sync))
+        ++task.space->calls_to_share;
       task.state = RunState::Running;
       ptrace_raw::cont_to_exit(task.tid).ignore();
       return;
@@ -407,6 +425,12 @@ void Tracer::handle_signal(Task& task) {
 }
 
 void Tracer::handle_interrupted(Task& task) {
+  if (task.start) {  // it stands only behind its start
+    task.interrupted = false;
+    task.state = RunState::Running;
+    ptrace_raw::cont(task.tid).ignore();
+    return;
+  }
   if (task.begin != Task::Begun) {
     begin(task);
     if (!must_hold(task) && !task.held && !task.interrupted && !(task.no_area && task.area)) {
@@ -431,6 +455,13 @@ void Tracer::handle_interrupted(Task& task) {
 }
 
 void Tracer::handle_group_stop(Task& task) {
+  if (task.start) {
+    task.start->group_stopped = true;
+    task.interrupted = false;
+    task.state = RunState::Running;
+    ptrace_raw::cont(task.tid).ignore();
+    return;
+  }
   if (task.begin != Task::Begun) begin(task);
   if (must_hold(task)) {
     task.interrupted = false;

@@ -93,6 +93,8 @@ class Tracer {
   // or puts it in again (also after adopt() of an image's processes, whose arenas it finds).
   void unshare_stub(Deadline deadline);
   void share_stub(Deadline deadline);
+  // The control block's flags have changed, or, with everything held, all of it.
+  void renew_copies(bool all_of_it);
 
   // Seizes a process that waits before its exec.
   Status seize_new(pid_t pid);
@@ -147,8 +149,17 @@ class Tracer {
   void tell_result(Task& task, long result, std::uint64_t slow, const StubNote& note, ptrace_raw::Regs& regs);
   bool serve_report(Task& task, const ptrace_raw::CallInfo& info);
   void give_area(Task& task);
-  bool patch_due(Task& task, std::uint64_t site, int nr);
+  bool write_area(Task& task);
+  // tracer/stub_start.cpp
+  void serve_soon(pid_t tid);
+  bool start_program(Task& task);  // true: it runs, under Task::start
+  bool serve_start(Task& task, std::uint64_t ip);
+  bool share_with(Task& task);
+  bool learn_site(const Task& task, std::uint64_t site, int nr, bool first);
+  enum class Due { No, Now, Often };  // Now: it is known from other processes
+  Due patch_due(Task& task, std::uint64_t site, int nr);
   bool patch(Task& task, std::uint64_t site, int nr);
+  bool patch_known(Task& task, std::uint64_t site, int nr);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
   void drop_area(Task& task);
   void forget_descriptors(const Task& task, const Call& call);
