@@ -9,9 +9,8 @@ namespace supervise::stub {
 namespace {
 
 constexpr std::uint64_t kTheWindow = kLastWindow * kWindow;  // where it is taken, the arena is made later
-constexpr unsigned kArenaMaps = 2, kNearPage = kArenaMaps;
-constexpr std::uint32_t kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
-constexpr std::uint32_t kExactly = kPrivate | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+constexpr unsigned kArenaMaps = 2;
+constexpr std::uint32_t kExactly = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
 
 std::uint64_t table_at(const ptrace_raw::Regs& begin) { return begin.rsp - kBootTable; }
 
@@ -50,16 +49,7 @@ bool Start::prepare(const KnownCode::Start& known) {
 
   maps_[0] = {kTheWindow + kAreas, kControl + kSharedSize - kAreas, PROT_READ | PROT_WRITE, kExactly, 0};
   maps_[1] = {kTheWindow + kCode, kWholeCode, PROT_READ | PROT_EXEC, kExactly, 0};
-  maps_[kNearPage] = {SlotPages::hints(begin_.rip).front(), SlotPages::kPage, PROT_READ | PROT_EXEC, kPrivate, 0};
-  unsigned used = kNearPage + 1;
-  for (const Chosen& c : chosen_) {
-    const auto plans = Stub::plans_of(c.site, c.nr, c.code);
-    if (plans.empty() || plans.front().method == kMethodMov) continue;
-    for (const auto& wanted : SlotPages().wanted(plans.front())) {
-      if (used < kBootMaps) maps_[used++] = {wanted.page, SlotPages::kPage, PROT_READ | PROT_EXEC, kExactly, 0};
-      break;
-    }
-  }
+  Stub::pages_for(chosen_, space_, maps_);
   return write_exact(tid_, table_at(begin_), std::as_bytes(std::span(maps_))).ok() &&
          out_.write(begin_.rip, first_code()).ok();
 }
@@ -72,28 +62,10 @@ Status Start::fill() {
   space_.window = kTheWindow;
   RETURN_IF_ERROR(stub_.fill(out_, space_));
   RETURN_IF_ERROR(stub_.copy_control(tid_, space_));
-  for (unsigned i = kNearPage; maps_[i].size != 0; ++i) {
-    const auto page = static_cast<std::uint64_t>(maps_[i].result);
-    if (i == kNearPage ? page < 0xfffffffffffff000 : page == maps_[i].address)
-      RETURN_IF_ERROR(Stub::put_page(out_, space_, page));
-  }
-  RETURN_IF_ERROR(patch_known());
+  RETURN_IF_ERROR(stub_.patch_known(tid_, space_, chosen_, maps_));
   space_.installed = space_.started = space_.light = true;
   ++stub_.figures.spaces;
   ++stub_.figures.started;
-  return {};
-}
-
-Status Start::patch_known() {
-  for (const Chosen& c : chosen_) {
-    for (const Plan& plan : Stub::plans_of(c.site, c.nr, c.code)) {
-      if (disturbs(plan, c.site, space_.sites)) continue;
-      const auto slot = space_.pages.find(plan, c.site);
-      if (!slot) continue;
-      RETURN_IF_ERROR(stub_.put_patch(out_, space_, c.site, plan, *slot));
-      break;
-    }
-  }
   return {};
 }
 

@@ -29,20 +29,13 @@ class Start {
   bool group_stopped = false;  // it has to be led into its group stop again
 
  private:
-  struct Chosen {
-    std::uint64_t site;
-    int nr;
-    CodeAround code;
-  };
-  Status patch_known();
-
   Stub& stub_;
   pid_t tid_;
   Space& space_;
   ptrace_raw::Regs begin_;
   MemoryWriter out_;
   std::vector<std::byte> original_;
-  std::vector<Chosen> chosen_;
+  std::vector<Known> chosen_;
   BootMap maps_[kBootMaps + 1] = {};
 };
 

@@ -289,17 +289,54 @@ Status Stub::put_patch(MemoryWriter& out, Space& space, std::uint64_t site, cons
   return out.put(space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size()));
 }
 
-Result<bool> Stub::patch_in_place(pid_t pid, Space& space, std::uint64_t site, int nr) {
-  if (space.sites.size() == kSites) return false;
-  for (const Plan& plan : plans_of(site, nr, code_around(pid, site))) {
-    if (disturbs(plan, site, space.sites)) continue;
-    const auto slot = space.pages.find(plan, site);
-    if (!slot) return false;
-    MemoryWriter out(pid);
-    RETURN_IF_ERROR(put_patch(out, space, site, plan, *slot));
-    return true;
+void Stub::pages_for(const std::vector<Known>& sites, const Space& space, BootMap (&maps)[kBootMaps + 1]) {
+  unsigned used = 0;
+  while (used < kBootMaps && maps[used].size != 0) ++used;
+  SlotPages pages = space.pages;
+  bool near = false;
+  for (const Known& known : sites) {
+    const auto plans = plans_of(known.site, known.nr, known.code);
+    if (used == kBootMaps || plans.empty() || std::ranges::any_of(plans, [&](const Plan& plan) {
+          if (near && plan.method == kMethodMov) return true;
+          const auto slot = pages.find(plan, known.site);
+          if (slot) pages.take(*slot);
+          return slot.has_value();
+        }))
+      continue;
+    BootMap& map = maps[used];
+    map = {0, SlotPages::kPage, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, 0};
+    if (plans.front().method == kMethodMov) {
+      map.address = SlotPages::hints(known.site).front();
+      near = true;
+    } else {
+      const auto wanted = pages.wanted(plans.front());
+      if (wanted.empty()) continue;
+      map.address = wanted.front().page;
+      map.flags |= MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+      pages.add_page(map.address);
+      pages.take(wanted.front().slot);
+    }
+    ++used;
   }
-  return false;
+}
+
+Status Stub::patch_known(pid_t pid, Space& space, const std::vector<Known>& sites, const BootMap (&maps)[kBootMaps + 1]) {
+  MemoryWriter out(pid);
+  for (const BootMap& map : maps) {
+    const auto page = static_cast<std::uint64_t>(map.result);
+    if (map.size == SlotPages::kPage && page != 0 && page < 0xfffffffffffff000) RETURN_IF_ERROR(put_page(out, space, page));
+  }
+  for (const Known& known : sites) {
+    if (space.sites.size() == kSites) break;
+    for (const Plan& plan : plans_of(known.site, known.nr, known.code)) {
+      if (disturbs(plan, known.site, space.sites)) continue;
+      const auto slot = space.pages.find(plan, known.site);
+      if (!slot) continue;
+      RETURN_IF_ERROR(put_patch(out, space, known.site, plan, *slot));
+      break;
+    }
+  }
+  return {};
 }
 
 Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why) {
