@@ -239,6 +239,7 @@ void Session::after_stop_work() {
     run_handover(handover_reason_);
   }
   for (auto& path : paths_.all()) {
+    forget_deleted(*path);
     // Unlinked files that are open stay in the journal whatever is synced: only growth counts.
     path->journal_floor = std::min(path->journal_floor, path->journal.bytes());
     if (path->journal.bytes() > path->journal_floor + config_.journal_limit) {
@@ -345,6 +346,14 @@ EntryDecision Session::on_entry(Task& task) {
     }
     queue.owner = task.tid;
   }
+  if (!lock_names(task, ctx)) {
+    wait_for_lock_.insert(task.tid);
+    return {EntryAction::Hold, 0};
+  }
+  if (ring_ && ring_->holds_locks(static_cast<std::uint32_t>(task.tid)) && !ctx.implicit_offset) {
+    drain_ring();  // what came before the lock was free
+    ctx = begin_call(paths_, task);
+  }
   calls_[task.tid] = std::move(ctx);
   return {EntryAction::Watch, 0};
 }
@@ -427,6 +436,7 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
       on_first_io();
     }
   }
+  unlock_names(task, ctx);
   if (queued) {
     if (ring_) ring_->unlock_all(static_cast<std::uint32_t>(task.tid));
     // One that was made in process had no turn.

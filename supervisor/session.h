@@ -151,6 +151,7 @@ class Session : public TracerPolicy {
   bool make_durable(StoragePath& path, const char* why, bool rewrite = false);
   Status sync_in_place(StoragePath& path);
   void refresh_mapped(StoragePath& path);
+  void forget_deleted(StoragePath& path);  // session_deleted.cpp
   Status replay_on(StoragePath& path, const std::string& dir);
   Result<std::string> read_back(const StoragePath& path, const std::string& name, std::uint64_t ino,
                                 std::uint64_t offset, std::uint64_t length);
@@ -166,6 +167,9 @@ class Session : public TracerPolicy {
   void give_hint(Task& task, const CallContext& ctx);
   void learn_for_stub(const Task& task, const CallContext& ctx, long result);
   bool take_file_lock(const Task& task, const CallContext& ctx);
+  bool lock_names(const Task& task, const CallContext& ctx);
+  void unlock_names(const Task& task, const CallContext& ctx);
+  void share_directory(const Task& task, StoragePath& path, const std::string& name);
   void serve_stub();
 
   // session_failover.cpp

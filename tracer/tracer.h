@@ -23,6 +23,7 @@
 #include "supervisor/base/clock.h"
 #include "supervisor/base/result.h"
 #include "tracer/ptrace_raw.h"
+#include "tracer/stub/layout.h"
 #include "tracer/task.h"
 
 namespace supervise {
@@ -62,6 +63,13 @@ struct StubNote {
   std::uint32_t file = 0;     // 1 + index of the file in stub::Control::files; 0: not known
   std::uint32_t path = 0;     // 1 + index of the storage path
   std::uint64_t learned = 0;  // stub::Control::learned at its entry
+  bool facts_known = false;   // of a call that changes names: what they stood for before it
+  stub::Area::Fact facts[2] = {};
+
+  StubNote() = default;
+  explicit StubNote(const stub::Area& area)
+      : entered(area.entered), file(area.file), path(area.path), learned(area.learned),
+        facts_known(area.facts_known), facts{area.facts[0], area.facts[1]} {}
 };
 
 class TracerPolicy {
