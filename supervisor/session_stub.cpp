@@ -27,7 +27,7 @@ Mode mode_of(const SyscallRow& row) {
     case IoClass::Open: return is(nr, {SYS_open, SYS_openat, SYS_creat}) ? stub::kModeOpen : stub::kModeSlow;
     case IoClass::Read: return nr == SYS_readahead ? stub::kModeFd : stub::kModeRead;
     case IoClass::Write: return stub::kModeWrite;
-    case IoClass::Copy: return nr == SYS_ioctl ? stub::kModeFdChange : stub::kModeTwoFds;
+    case IoClass::Copy: return stub::kModeTwoFds;
     case IoClass::Sync:
       if (is(nr, {SYS_fsync, SYS_fdatasync})) return stub::kModeSync;
       if (nr == SYS_msync) return stub::kModeName;

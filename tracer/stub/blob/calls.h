@@ -19,13 +19,14 @@ int stub_main(Area*);
 }
 
 namespace nr {
-enum : long { read = 0, write = 1, open = 2, lseek = 8, mmap = 9, pread64 = 17, pwrite64 = 18, readv = 19, writev = 20,
+enum : long { read = 0, write = 1, open = 2, lseek = 8, mmap = 9, ioctl = 16, pread64 = 17, pwrite64 = 18, readv = 19, writev = 20,
   dup = 32, dup2 = 33, sendfile = 40, fcntl = 72, fsync = 74, fdatasync = 75, ftruncate = 77, rename = 82, creat = 85, fchmod = 91, fchown = 93, futex = 202, splice = 275,
   tee = 276, openat = 257, unlinkat = 263, renameat = 264, utimensat = 280, dup3 = 292, preadv = 295, pwritev = 296, copy_file_range = 326, renameat2 = 316, preadv2 = 327,
   pwritev2 = 328, statx = 332 };
 }
 
 inline constexpr int kAtFdcwd = -100;
+inline constexpr unsigned long kFiClone = 0x40049409;  // FICLONE
 inline constexpr long kEnoent = -2, kEbadf = -9, kEfault = -14;
 inline constexpr unsigned kSymlinkNofollow = 0x100, kEmptyPath = 0x1000, kDontSync = 0x4000;
 

@@ -267,15 +267,6 @@ int on_fcntl(Area* a, Control* c) {
   return on_fd(a, c, fd, lock);
 }
 
-int on_two_fds(Area* a, Control* c) {
-  if (c->flags & kNoPaths) return native(a);
-  const long number = static_cast<long>(a->rax);
-  const int second = static_cast<int>(number == nr::sendfile || number == nr::tee ? a->rsi : a->rdx);
-  const int first = static_cast<int>(a->rdi);
-  if (!fd_known(first) || !fd_known(second)) return kThroughSlot;
-  return know(c, first).cls == kForeign && know(c, second).cls == kForeign ? native(a) : kThroughSlot;
-}
-
 uint64_t argument(const Area* a, unsigned i) {
   switch (i) {
     case 0: return a->rdi;
@@ -315,6 +306,35 @@ int finish(Area* a, Control* c, bool recorded, bool half) {
   release(a, c, env);
   if (half) stub_report(a);  // the supervisor takes what is there
   return kMade;
+}
+
+// From one descriptor to another. What came to a storage path is nowhere in memory: the supervisor reads it
+// back before the call returns.
+int on_two_fds(Area* a, Control* c) {
+  if (c->flags & kNoPaths) return native(a);
+  const long number = static_cast<long>(a->rax);
+  const bool clones = number == nr::ioctl;
+  if (clones && a->rsi != kFiClone) return kThroughSlot;
+  const bool out_first = number == nr::sendfile || clones;
+  const int in = static_cast<int>(clones ? a->rdx : out_first ? a->rsi : a->rdi);
+  const int out = static_cast<int>(out_first ? a->rdi : number == nr::tee ? a->rsi : a->rdx);
+  if (!fd_known(in) || !fd_known(out)) return kThroughSlot;
+  const uint32_t from = know(c, in).cls, to = know(c, out).cls;
+  if (from == kForeign && to == kForeign) return native(a);
+  const bool reads = from == kForeign || from >= kDeclaredRead;
+  if (!reads || !journaled(c) || (to != kForeign && to < kFirstDescription)) return kThroughSlot;
+  if (to == kForeign) {
+    mark(a, c, from);
+    return native_told(a, c);
+  }
+  mark(a, c, to);
+  const Description d = c->descriptions[(to - kFirstDescription) % kDescriptions];
+  if (d.file >= kFiles) return kThroughSlot;
+  Env env;
+  a->file_held = d.file + 1u;
+  lock(&c->files[d.file].lock, a->tid, env);
+  stub_native(a);
+  return finish(a, c, a->result < 0 ? !told(c, a->result) : !clones && a->result == 0, false);
 }
 
 // The directory's lock is had, facts are known.
