@@ -299,7 +299,7 @@ int on_name_change(Area* a, Control* c) {
 bool journaled(const Control* c) { return c->flags & (kJournalContent | kJournalRanges); }
 
 // The end of a call that has the lock of a file or directory: `recorded` is false when the ring was full.
-int finish(Area* a, Control* c, bool recorded, bool half) {
+[[gnu::noinline]] int finish(Area* a, Control* c, bool recorded, bool half) {
   if (!recorded) stub_report(a);  // which gives the lock back
   a->stage = kDone;
   Env env;
@@ -340,6 +340,8 @@ int on_two_fds(Area* a, Control* c) {
 // The directory's lock is had, facts are known.
 int finish_names(Area* a, Control* c, const Dir& dir, RecordKind kind, const Split& name, const Split* second) {
   if (a->result < 0) return finish(a, c, !told(c, a->result), false);
+  lost_name(c, a->facts[0].ino, dir.path);
+  if (a->facts[1].mode) lost_name(c, a->facts[1].ino, dir.path);
   NameChange change{};
   change.ino = a->facts[0].ino;
   change.mode = a->facts[0].mode;
@@ -458,8 +460,10 @@ bool learn_opened(Area* a, Control* c, const Dir& dir, int dirfd, const Split& n
       (existed && sx.stx_ino != a->facts[0].ino))
     return false;
   const bool reads = (flags & kAccess) == 0 && kDeclaredRead + p.path < kFirstDescription;
+  const uint8_t marks = (flags & kOpenAppend ? unsigned{kAppend} : 0u) | (flags & kOpenDataSync ? unsigned{kDataSync} : 0u);
+  uint32_t cls = reads ? kDeclaredRead + p.path : existed ? class_of_named(c, sx.stx_ino, dir, name, marks) : uint32_t{kUnknown};
   if (existed && !(flags & kTruncate)) {
-    if (table && reads) learn(fd, seen, kDeclaredRead + p.path);
+    if (table && cls != kUnknown) learn(fd, seen, cls);
     return true;
   }
   NameChange change{};
@@ -469,14 +473,11 @@ bool learn_opened(Area* a, Control* c, const Dir& dir, int dirfd, const Split& n
   change.uid = sx.stx_uid;
   change.gid = sx.stx_gid;
   change.name = static_cast<uint16_t>(name.last_length);
-  uint32_t cls = reads ? kDeclaredRead + p.path : kUnknown;
-  if (!existed && table && !reads) {
-    const uint8_t marks = (flags & kOpenAppend ? unsigned{kAppend} : 0u) | (flags & kOpenDataSync ? unsigned{kDataSync} : 0u);
-    if (new_file(c, sx.stx_ino, p.path, marks, change)) cls = kFirstDescription + change.description - 1;
-  }
+  if (!existed && new_file(c, sx.stx_ino, dir, name, marks, change) && !reads) cls = kFirstDescription + change.description - 1;
   const Part parts[kParts] = {{&change, sizeof change}, {name.last, name.last_length}, {}};
   Env env;
   if (!append_change(c, ring(), a, env, kCreate, existed ? unsigned{kRecordExisted} : 0u, dir.file, parts, half)) return false;
+  if (change.file) remember_inode(c, change.file - 1);
   if (table && cls != kUnknown) learn(fd, seen, cls);
   return true;
 }
