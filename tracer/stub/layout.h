@@ -13,7 +13,8 @@
 //   0x0bad4000  its calls that are traced                private
 //
 // In an image control block and ring are a private page of zeros: every call goes the slow way until a
-// supervisor maps its own there.
+// supervisor maps its own there. A new program has a private copy of the control block's head and no ring: what
+// it writes to a storage path goes the slow way, and when that is much it gets the shared one.
 #pragma once
 
 #include <stdint.h>
@@ -34,6 +35,9 @@ inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x80000;
 inline constexpr uint64_t kRing = kControl + kControlSize;
 inline constexpr uint64_t kRingSize = 16 << 20;
 inline constexpr uint64_t kTraced = kCode + kCodeSize, kTracedSize = 0x1000;
+
+inline constexpr uint64_t kPrivateSize = kProcess + kProcessSize - kAreas;  // areas, descriptors, process page
+inline constexpr uint64_t kSharedSize = kControlSize + kRingSize, kWholeCode = kCodeSize + kTracedSize;
 
 // ---- thread areas
 inline constexpr uint64_t kAreaSize = 8192;
@@ -178,7 +182,7 @@ struct Description {  // an open file description, as far as the stub must know 
 inline constexpr uint32_t kWaiters = 0x80000000;
 
 inline constexpr unsigned kFiles = 4096, kDescriptions = 8192, kInodes = 16384, kMounts = 64, kModes = 512;
-struct Control {
+struct Control {       // up to `files`: what a private copy has
   uint64_t magic;
   uint32_t version;
   uint32_t flags;
@@ -292,6 +296,19 @@ struct CodeHead {
   uint32_t leave_end;
   uint32_t traced_entry;      // the traced syscall instructions
   uint32_t traced_result;
+  uint32_t first, first_end;  // code to be put at the begin of a program (BootTable)
+  uint32_t first_stop;        // its traced syscall instruction, from `first`
 };
+
+// ---- a program that gets its arena before it runs: on its stack, kBootTable below its first frame. The code at
+// its begin makes the mappings, and stops; the supervisor fills in the arena.
+inline constexpr uint64_t kBootTable = 0x1000;
+inline constexpr unsigned kBootMaps = 12;
+struct BootMap {
+  uint64_t address, size;  // size 0: none, and none behind it
+  uint32_t prot, flags;
+  int64_t result;
+};
+static_assert(sizeof(BootMap) == 32 && (kBootMaps + 1) * sizeof(BootMap) < kBootTable);
 
 }  // namespace supervise::stub

@@ -13,6 +13,7 @@ namespace {
 static_assert(offsetof(Area, rax) == 0 && offsetof(Area, rdi) == 8 && offsetof(Area, r9) == 48);
 static_assert(offsetof(Area, rsp) == 56 && offsetof(Area, rbx) == 64 && offsetof(Area, r15) == 104);
 static_assert(offsetof(Area, slot) == 112 && offsetof(Area, result) == 120 && offsetof(Area, stage) == 128);
+static_assert(offsetof(BootMap, size) == 8 && offsetof(BootMap, prot) == 16 && offsetof(BootMap, result) == 24);
 static_assert(offsetof(Area, trap_kind) == 132 && kAreaSize == 8192 && kAreasSize == 1u << 25);
 
 enum Way : int { kMade = 0, kThroughSlot = 1 };
@@ -175,6 +176,8 @@ int on_write(Area* a, Control* c) {
   return kMade;
 }
 
+bool journaled(const Control* c) { return c->flags & (kJournalContent | kJournalRanges); }
+
 int on_sync(Area* a, Control* c) {
   const long fd = static_cast<int>(a->rdi);
   if (c->flags & kNoPaths) return native(a);
@@ -186,7 +189,7 @@ int on_sync(Area* a, Control* c) {
   if (k.cls >= kFirstDescription) {
     d = c->descriptions[(k.cls - kFirstDescription) % kDescriptions];
     if (d.file >= kFiles) return kThroughSlot;
-  } else if (k.cls >= kDeclaredRead) {
+  } else if (k.cls >= kDeclaredRead && journaled(c)) {
     const Dir dir = known_dir(c, static_cast<int>(fd), nullptr);
     if (!dir.known) return kThroughSlot;
     d.file = static_cast<uint16_t>(dir.file);
@@ -295,8 +298,6 @@ int on_name_change(Area* a, Control* c) {
   if (c->flags & kNoPaths) return native(a);
   return names_elsewhere(a, c, c->names[a->rax]) ? native(a) : kThroughSlot;
 }
-
-bool journaled(const Control* c) { return c->flags & (kJournalContent | kJournalRanges); }
 
 // The end of a call that has the lock of a file or directory: `recorded` is false when the ring was full.
 [[gnu::noinline]] int finish(Area* a, Control* c, bool recorded, bool half) {
