@@ -274,10 +274,11 @@ Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr,
     const Site entry = to_site(plan, site, *slot);
     RETURN_IF_ERROR(put(pid, *slot, encode_slot(plan, site, *slot)));
     RETURN_IF_ERROR(put(pid, space.at(kProcess) + sizeof(Process) + space.sites.size() * sizeof(Site), entry));
+    space.add_site(entry, *slot + slow_offset(plan));
+    // Whoever takes over from us must know each patch.
+    RETURN_IF_ERROR(put(pid, space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
     const auto bytes = encode_patch(plan, site, *slot);
     RETURN_IF_ERROR(write_exact(pid, site - plan.patched_at, std::as_bytes(std::span(bytes))));
-    space.add_site(entry, *slot + slow_offset(plan));
-    RETURN_IF_ERROR(put(pid, space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
     ++figures.patched;
     return true;
   }
