@@ -73,8 +73,8 @@ void Session::serve_keeper() {
   if (!config_.outlive || keeper_.running() || !tracer_.has_tasks() || tracer_.holding() || handed_over_ || app_end_ ||
       !world_->has_namespaces() || (tracer_.exit_kill() && !keeper_missed_) || Clock::now() < next_keeper_)
     return;
-  next_keeper_ = Clock::now() + Millis(10000);
   const bool there = stand();
+  if (!there) next_keeper_ = Clock::now() + Millis(10000);
   if (there == !tracer_.exit_kill()) {
     keeper_missed_ = !there;
     return;
