@@ -228,6 +228,7 @@ int Session::loop() {
 }
 
 void Session::after_stop_work() {
+  serve_keeper();
   serve_stub();
   serve_recovery();
   serve_warm_point();
@@ -482,6 +483,8 @@ SignalAction Session::on_signal(Task& task, const siginfo_t& info) {
 void Session::on_new_task(Task&, pid_t) {}
 
 void Session::on_exec(Task& task) {
+  // The first one: it stands, and there is nothing yet that a keeper would have to know.
+  if (task.tid == app_pid_ && tracer_.exit_kill() && stand()) tracer_.set_exit_kill(false);
   failed_.erase(task.tid);
   pieces_.erase(task.tid);
 }
@@ -510,6 +513,7 @@ void Session::on_end(const Task& task, const Stop& stop) {
 }
 
 void Session::on_other_child(pid_t pid, const Stop&) {
+  if (keeper_.ended(pid)) events_.warn("keeper.ended", fmt::format("the keeper (process {}) ended; another one is started", pid));
   if (world_ && pid == world_->init_pid())
     events_.error("world.init_ended", "the init of the application's world ended unexpectedly");
 }
@@ -525,6 +529,7 @@ int run_application(const RunOptions& options, Events& events) {
   config.journal = options.journal;
   config.journal_limit = options.journal_limit;
   config.stub = options.stub;
+  config.outlive = options.outlive;
   config.standby = options.standby;
   config.images_dir = options.images_dir;
   config.tls_dir = options.tls_dir;

@@ -107,8 +107,17 @@ Task* Tracer::any_thread(pid_t tgid) {
   return best;
 }
 
+unsigned long Tracer::options() const { return ptrace_raw::kOptions | (exit_kill_ ? ptrace_raw::kExitKill : 0); }
+
+void Tracer::set_exit_kill(bool on) {
+  exit_kill_ = on;
+  if (safe_) return;
+  for (auto& [tid, task] : tasks_)
+    if (task.state == RunState::Stopped) ptrace_raw::set_options(tid, options()).ignore();
+}
+
 Status Tracer::seize_new(pid_t pid) {
-  RETURN_IF_ERROR(ptrace_raw::seize(pid, ptrace_raw::kOptions | ptrace_raw::kExitKill));
+  RETURN_IF_ERROR(ptrace_raw::seize(pid, options()));
   Task& task = add(pid);
   if (stub_) task.space = std::make_shared<stub::Space>();
   task.announced = true;
@@ -156,6 +165,7 @@ void Tracer::handle(pid_t tid, int status) {
     }
     Task gone = *known;
     remove(tid);
+    if (notes_ && gone.tid == gone.tgid) notes_->forget_stopped(tid);
     if (stub_) stub_->on_end(gone);
     if (gone.vfork_child) {
       if (Task* parent = find(gone.vfork_parent)) parent->vfork_waiting = false;
@@ -166,6 +176,7 @@ void Tracer::handle(pid_t tid, int status) {
   ++figures_.stops;
   Task& task = known ? *known : add(tid);
   task.reported = false;
+  if (notes_ && task.state == RunState::Listening && stop.kind != StopKind::GroupStop) notes_->forget_stopped(task.tgid);
   task.state = RunState::Stopped;
   task.stop = stop;
   task.clean = false;
@@ -486,8 +497,14 @@ void Tracer::handle_group_stop(Task& task) {
   task.app_stopped = false;
   if (auto regs = ptrace_raw::get_regs(task.tid); regs && leave_stub(task, *regs))
     ptrace_raw::set_regs(task.tid, *regs).ignore();
-  task.state = RunState::Listening;
   task.injected = false;
+  stay_stopped(task);
+}
+
+// In the application's own group stop.
+void Tracer::stay_stopped(Task& task) {
+  task.state = RunState::Listening;
+  if (notes_) notes_->note_stopped(task.tgid);
   ptrace_raw::listen(task.tid).ignore();
 }
 
