@@ -7,6 +7,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib/common.sh"
 . "$here/lib/packages.sh"
 . "$here/lib/criu.sh"
+. "$here/lib/new_glibc.sh"
 
 usage() {
   cat <<USAGE
@@ -55,6 +56,7 @@ if [[ $tests -eq 1 ]]; then
 fi
 install_packages "$cache/apt.log" "${packages[@]}"
 build_criu "$cache" "$prefix"
+[[ $tests -eq 0 ]] || fetch_new_glibc "$cache"
 if [[ $smoke -eq 1 ]]; then
   smoke_criu "$prefix" "$cache" "$here"
 fi

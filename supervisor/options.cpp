@@ -133,6 +133,10 @@ Status read_run(const OptionReader& reader, const Args& app, Invocation& out) {
     ASSIGN_OR_RETURN(const int i, read_word(*value, {"auto", "on", "off"}));
     run.stub = static_cast<StubMode>(i);
   }
+  if (const auto* value = reader.one("supervisor-loss")) {
+    ASSIGN_OR_RETURN(const int i, read_word(*value, {"keep", "kill"}));
+    run.outlive = i == 0;
+  }
   RETURN_IF_ERROR(read_warm(reader, run));
   RETURN_IF_ERROR(read_common(reader, run.tcp, run.handover_exit_code, run.path_deadline,
                               run.images_dir, run.standby));

@@ -43,6 +43,7 @@ struct RunOptions {
   JournalMode journal = JournalMode::Content;
   std::uint64_t journal_limit = 256ull << 20;
   StubMode stub = StubMode::Auto;
+  bool outlive = true;  // --supervisor-loss keep
   std::string images_dir;       // --images
   std::string standby;          // dir:PATH or HOST:PORT; empty: none
   std::string tls_dir;          // --tls: ca.pem, cert.pem, key.pem

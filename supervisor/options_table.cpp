@@ -144,6 +144,9 @@ constexpr OptionRow kOptions[] = {
     {"stub", "auto|on|off", false, kRun,
      "make calls in process where nothing has to be decided (auto), warn when that can't be (on), or stop at each call (off)",
      Completion::Words, "auto on off"},
+    {"supervisor-loss", "keep|kill", false, kRun,
+     "when the supervisor is killed or crashes: its keeper takes the application over (keep), or it is killed, too (kill)",
+     Completion::Words, "keep kill"},
     {"images", "DIR", false, kApp | kImages | kDoctor, "the image store", Completion::Dir},
     {"standby", "TARGET", false, kApp | kDoctor,
      "where images go and the application is handed over to: dir:PATH, a directory on shared storage, or "

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tracer/stub/ring_writer.h"
+
 namespace supervise {
 
 using stub::Record;
@@ -46,6 +48,7 @@ Status RingJournal::drain(const std::function<bool(pid_t)>& alive) {
   if (reader_.empty()) return {};
   for (const auto& path : paths_.all()) notice(*path);
   Status status = reader_.look(alive, look_);
+  note_made();
   const auto unknown = std::ranges::find_if(look_.records, [&](const SeenRecord& r) { return !entry_of(r.head); });
   if (unknown != look_.records.end()) {
     if (status)
@@ -73,6 +76,7 @@ Status RingJournal::drain(const std::function<bool(pid_t)>& alive) {
 // Finds the writes that a sync in the same drain covers: nothing of them stays in the journal, so that their
 // content need not be copied.
 void RingJournal::plan(const std::vector<SeenRecord>& records) {
+  made_.clear();
   ways_.assign(records.size(), Way::Tell);
   run_ends_.assign(records.size(), 0);
   runs_.resize(files_.size());
@@ -83,6 +87,10 @@ void RingJournal::plan(const std::vector<SeenRecord>& records) {
   }
   for (std::size_t i = 0; i < records.size(); ++i) {
     const Record& r = records[i].head;
+    if (r.kind > stub::kSync) {
+      spoil_runs(records[i]);
+      continue;
+    }
     Run& run = runs_[r.file];
     if (r.kind == stub::kWrite) {
       run.plain = run.plain && !(r.flags & stub::kRecordDurable) && !records[i].late && !records[i].torn;
@@ -110,10 +118,18 @@ void RingJournal::apply(std::size_t index, const SeenRecord& r) {
   PathState& state = state_of(*entry.path);
   if (r.head.kind == stub::kSync) {
     const Seq upto = state.sequence.at(r.head.size, r.head.offset, journal.now());
+    if (entry.directory) {
+      if (!entry.deleted) journal.synced_directory(entry.name, upto);
+      return;
+    }
     journal.synced_file({0, entry.ino}, upto, !(r.head.flags & stub::kRecordDataOnly));
     return;
   }
   state.sequence.taken(journal.now(), r.head.position);
+  if (r.head.kind > stub::kSync) {
+    apply_change(r, entry);
+    return;
+  }
   apply_write(index, r, entry);
   if (!entry.deleted) return;
   const FileState* file = journal.find({0, entry.ino});
@@ -210,18 +226,13 @@ std::optional<RingJournal::Known> RingJournal::known(unsigned file) const {
   return Known{e.name, e.deleted, e.size};
 }
 
-void RingJournal::set_name(unsigned file, std::string name, bool deleted) {
-  Entry& e = files_[file];
-  auto& by_name = state_of(*e.path).by_name;
-  auto [from, to] = by_name.equal_range(e.name);
-  for (auto it = from; it != to; ++it) {
-    if (it->second != file) continue;
-    by_name.erase(it);
-    break;
-  }
-  e.name = std::move(name);
-  e.deleted = deleted;
-  if (!deleted) by_name.emplace(e.name, file);
+RingJournal::Entry* RingJournal::take_entry(unsigned index, const StoragePath& path, std::uint64_t ino) {
+  if (index >= stub::kFiles) return nullptr;
+  if (files_.size() <= index) files_.resize(index + 1);
+  files_[index] = {};
+  files_[index].path = paths_.all()[path.slot].get();
+  files_[index].ino = ino;
+  return &files_[index];
 }
 
 std::optional<unsigned> RingJournal::register_file(const StoragePath& path, std::uint64_t ino, const std::string& name,
@@ -230,65 +241,35 @@ std::optional<unsigned> RingJournal::register_file(const StoragePath& path, std:
   if (auto known = find(path, ino)) {
     index = *known;
   } else {
-    if (files_.size() == stub::kFiles) return std::nullopt;
-    index = static_cast<unsigned>(files_.size());
-    files_.emplace_back();
+    index = __atomic_fetch_add(&control_.files_used, 1, __ATOMIC_ACQ_REL);
+    if (!take_entry(index, path, ino)) return std::nullopt;
     by_inode_[{path.slot, ino}] = index;
-    files_[index].path = paths_.all()[path.slot].get();
-    files_[index].ino = ino;
     stub::File& file = control_.files[index];
     file = {};
     file.ino = ino;
     file.path = static_cast<std::uint16_t>(path.slot);
-    __atomic_store_n(&control_.files_used, index + 1, __ATOMIC_RELEASE);
+    stub::remember_inode(&control_, index);
   }
   Entry& e = files_[index];
   if (e.name != name || e.deleted != deleted || name.empty()) set_name(index, name, deleted);
+  else show_name(index);
   resized(path, ino, size);
   return index;
 }
 
 std::optional<unsigned> RingJournal::describe(unsigned file, std::uint8_t flags) {
-  if (file >= files_.size()) return std::nullopt;
-  if (auto it = descriptions_.find({file, flags}); it != descriptions_.end()) return it->second;
-  const std::size_t id = descriptions_.size();
-  if (id == stub::kDescriptions) return std::nullopt;
-  control_.descriptions[id] = {static_cast<std::uint16_t>(file), static_cast<std::uint8_t>(files_[file].path->slot), flags};
-  return descriptions_[{file, flags}] = static_cast<unsigned>(id);
-}
-
-void RingJournal::renamed(const StoragePath& path, std::string_view from, std::string_view to, bool exchange,
-                          std::optional<std::uint64_t> replaced) {
-  if (from == to) return;
-  auto& by_name = state_of(path).by_name;
-  std::vector<std::pair<unsigned, std::string>> moved;
-  const auto collect = [&](std::string_view a, std::string_view b) {
-    const auto [first, last] = by_name.equal_range(a);
-    for (auto it = first; it != last; ++it) moved.emplace_back(it->second, std::string(b));
-    const std::string below = std::string(a) + "/";
-    for (auto it = by_name.lower_bound(below); it != by_name.end() && it->first.starts_with(below); ++it)
-      moved.emplace_back(it->second, std::string(b) + it->first.substr(a.size()));
-  };
-  collect(from, to);
-  if (exchange) collect(to, from);
-  else unlinked(path, to, replaced);
-  for (auto& [file, name] : moved) set_name(file, std::move(name), false);
-}
-
-void RingJournal::unlinked(const StoragePath& path, std::string_view name, std::optional<std::uint64_t> ino) {
-  if (ino) {
-    if (auto index = find(path, *ino)) set_name(*index, files_[*index].name, true);
-    return;
+  if (file >= files_.size() || !files_[file].path) return std::nullopt;
+  const stub::Description wanted{static_cast<std::uint16_t>(file), static_cast<std::uint8_t>(files_[file].path->slot), flags};
+  std::uint16_t& known = control_.files[file].described[flags & 3];
+  if (const unsigned id = __atomic_load_n(&known, __ATOMIC_ACQUIRE); id > 0 && id <= stub::kDescriptions) {
+    const stub::Description& d = control_.descriptions[id - 1];
+    if (d.file == wanted.file && d.path == wanted.path && d.flags == wanted.flags) return id - 1;
   }
-  auto& by_name = state_of(path).by_name;
-  const auto [first, last] = by_name.equal_range(name);
-  for (auto it = first; it != last; ++it) files_[it->second].deleted = true;
-  by_name.erase(first, last);
-}
-
-void RingJournal::linked(const StoragePath& path, std::uint64_t ino, std::string_view name) {
-  auto index = find(path, ino);
-  if (index && files_[*index].deleted) set_name(*index, std::string(name), false);
+  const unsigned id = __atomic_fetch_add(&control_.descriptions_used, 1, __ATOMIC_ACQ_REL);
+  if (id >= stub::kDescriptions) return std::nullopt;
+  control_.descriptions[id] = wanted;
+  __atomic_store_n(&known, static_cast<std::uint16_t>(id + 1), __ATOMIC_RELEASE);
+  return id;
 }
 
 void RingJournal::resized(const StoragePath& path, std::uint64_t ino, std::uint64_t size) {
@@ -306,6 +287,7 @@ void RingJournal::rekeyed(const StoragePath& path, std::uint64_t from, std::uint
   }
   files_[node.mapped()].ino = to;
   control_.files[node.mapped()].ino = to;
+  stub::remember_inode(&control_, node.mapped());
   by_inode_.insert_or_assign({path.slot, to}, node.mapped());
 }
 
@@ -332,11 +314,12 @@ void RingJournal::unlock_all(std::uint32_t tid) {
 void RingJournal::reset() {
   files_.clear();
   by_inode_.clear();
-  descriptions_.clear();
   locked_.clear();
   left_.clear();
   for (PathState& state : path_states_) state.by_name.clear();
-  control_.files_used = 0;
+  wants_reset_ = false;
+  for (std::uint16_t& at : control_.inodes) __atomic_store_n(&at, 0, __ATOMIC_RELEASE);
+  control_.files_used = control_.descriptions_used = 0;
   reader_.reset();
   __atomic_add_fetch(&control_.fd_epoch, 1, __ATOMIC_ACQ_REL);
 }

@@ -52,6 +52,11 @@ class RingJournal {
                                         std::uint64_t size);
   std::optional<unsigned> describe(unsigned file, std::uint8_t flags);  // stub::DescriptionFlags
   std::optional<unsigned> find(const StoragePath& path, std::uint64_t ino) const;
+  // From now on the stub changes names in that directory itself. False: the table is full.
+  bool register_directory(const StoragePath& path, std::uint64_t ino, const std::string& name);
+  std::optional<std::uint64_t> directory(const StoragePath& path, std::string_view name) const;  // its inode, when registered
+  // A change of names has made the numbers of a file useless: reset() soon, with nobody in the stub.
+  bool wants_reset() const { return wants_reset_; }
 
   // Names, sizes and inode numbers that change in the slow way. `replaced`, `ino`: the file that lost its last
   // name, when it is known which (a descriptor may show a name that is another file's by now).
@@ -71,6 +76,7 @@ class RingJournal {
   // The lock of a registered file, for a call of the slow way; true when there is none to take.
   bool try_lock(const StoragePath& path, std::uint64_t ino, std::uint32_t tid);
   void unlock_all(std::uint32_t tid);
+  bool holds_locks(std::uint32_t tid) const { return locked_.contains(tid); }
 
   // All files and descriptors are unknown again. With nobody in the stub, and after drain().
   void reset();
@@ -82,6 +88,7 @@ class RingJournal {
     std::uint64_t ino = 0;
     std::string name;
     bool deleted = false;
+    bool directory = false;
     std::uint64_t size = 0;
   };
   struct PathState {
@@ -115,6 +122,14 @@ class RingJournal {
   Entry* entry_of(const stub::Record& record);
   void plan(const std::vector<stub::SeenRecord>& records);
   void apply(std::size_t index, const stub::SeenRecord& record);
+  void apply_change(const stub::SeenRecord& record, Entry& entry);
+  void apply_names(const stub::SeenRecord& record, Entry& directory);
+  void apply_attributes(const stub::SeenRecord& record, Entry& entry);
+  void spoil_runs(const stub::SeenRecord& record);
+  void note_made();
+  void show_name(unsigned file);
+  void end_directory(unsigned index);
+  Entry* take_entry(unsigned index, const StoragePath& path, std::uint64_t ino);
   void apply_write(std::size_t index, const stub::SeenRecord& record, Entry& entry);
   void tell(const stub::SeenRecord& record, Entry& entry, Range range);
   void note_overwritten(const stub::Record& record);
@@ -130,13 +145,14 @@ class RingJournal {
   std::vector<Entry> files_;
   std::vector<PathState> path_states_;                                  // by path slot
   std::map<std::pair<std::size_t, std::uint64_t>, unsigned> by_inode_;  // path slot, inode
-  std::map<std::pair<unsigned, std::uint8_t>, unsigned> descriptions_;
   std::map<std::uint32_t, std::vector<unsigned>> locked_;               // by tid
   std::vector<LeftRecord> left_;
   std::vector<Way> ways_;                                               // of the look's records
   std::vector<std::uint64_t> run_ends_;                                 // of those that are Way::First
   std::vector<Run> runs_;                                               // by file
   std::vector<bool> content_wanted_;                                    // by file: the run is told after all
+  std::map<std::pair<std::size_t, std::uint64_t>, unsigned> made_;      // in the drain at hand
+  bool wants_reset_ = false;
   std::uint64_t learned_ = 0;
   std::uint64_t records_ = 0;
 };

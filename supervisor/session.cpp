@@ -228,6 +228,7 @@ int Session::loop() {
 }
 
 void Session::after_stop_work() {
+  serve_keeper();
   serve_stub();
   serve_recovery();
   serve_warm_point();
@@ -243,6 +244,7 @@ void Session::after_stop_work() {
     run_handover(handover_reason_);
   }
   for (auto& path : paths_.all()) {
+    forget_deleted(*path);
     // Unlinked files that are open stay in the journal whatever is synced: only growth counts.
     path->journal_floor = std::min(path->journal_floor, path->journal.bytes());
     if (path->journal.bytes() > path->journal_floor + config_.journal_limit) {
@@ -350,6 +352,14 @@ EntryDecision Session::on_entry(Task& task) {
     }
     queue.owner = task.tid;
   }
+  if (!lock_names(task, ctx)) {
+    wait_for_lock_.insert(task.tid);
+    return {EntryAction::Hold, 0};
+  }
+  if (ring_ && ring_->holds_locks(static_cast<std::uint32_t>(task.tid)) && !ctx.implicit_offset) {
+    drain_ring();  // what came before the lock was free
+    ctx = begin_call(paths_, task);
+  }
   calls_[task.tid] = std::move(ctx);
   return {EntryAction::Watch, 0};
 }
@@ -432,6 +442,7 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
       on_first_io();
     }
   }
+  unlock_names(task, ctx);
   if (queued) {
     if (ring_) ring_->unlock_all(static_cast<std::uint32_t>(task.tid));
     // One that was made in process had no turn.
@@ -472,6 +483,8 @@ SignalAction Session::on_signal(Task& task, const siginfo_t& info) {
 void Session::on_new_task(Task&, pid_t) {}
 
 void Session::on_exec(Task& task) {
+  // The first one: it stands, and there is nothing yet that a keeper would have to know.
+  if (task.tid == app_pid_ && tracer_.exit_kill() && stand()) tracer_.set_exit_kill(false);
   failed_.erase(task.tid);
   pieces_.erase(task.tid);
 }
@@ -500,6 +513,7 @@ void Session::on_end(const Task& task, const Stop& stop) {
 }
 
 void Session::on_other_child(pid_t pid, const Stop&) {
+  if (keeper_.ended(pid)) events_.warn("keeper.ended", fmt::format("the keeper (process {}) ended; another one is started", pid));
   if (world_ && pid == world_->init_pid())
     events_.error("world.init_ended", "the init of the application's world ended unexpectedly");
 }
@@ -515,6 +529,7 @@ int run_application(const RunOptions& options, Events& events) {
   config.journal = options.journal;
   config.journal_limit = options.journal_limit;
   config.stub = options.stub;
+  config.outlive = options.outlive;
   config.standby = options.standby;
   config.images_dir = options.images_dir;
   config.tls_dir = options.tls_dir;

@@ -44,6 +44,7 @@ struct SessionConfig {
   JournalMode journal = JournalMode::Content;
   std::uint64_t journal_limit = 256ull << 20;
   StubMode stub = StubMode::Off;
+  bool outlive = false;           // the application goes on when its supervisor dies at any time
   std::string standby;            // dir:PATH or HOST:PORT, empty: none
   std::string images_dir;
   std::string tls_dir;            // for a standby at HOST:PORT
@@ -151,6 +152,7 @@ class Session : public TracerPolicy {
   bool make_durable(StoragePath& path, const char* why, bool rewrite = false);
   Status sync_in_place(StoragePath& path);
   void refresh_mapped(StoragePath& path);
+  void forget_deleted(StoragePath& path);  // session_deleted.cpp
   Status replay_on(StoragePath& path, const std::string& dir);
   Result<std::string> read_back(const StoragePath& path, const std::string& name, std::uint64_t ino,
                                 std::uint64_t offset, std::uint64_t length);
@@ -166,6 +168,9 @@ class Session : public TracerPolicy {
   void give_hint(Task& task, const CallContext& ctx);
   void learn_for_stub(const Task& task, const CallContext& ctx, long result);
   bool take_file_lock(const Task& task, const CallContext& ctx);
+  bool lock_names(const Task& task, const CallContext& ctx);
+  void unlock_names(const Task& task, const CallContext& ctx);
+  void share_directory(const Task& task, StoragePath& path, const std::string& name);
   void serve_stub();
 
   // session_failover.cpp
@@ -176,8 +181,15 @@ class Session : public TracerPolicy {
   void move_late();                    // as far as their threads are held by now
 
   // session_keeper.cpp
-  void protect();     // a keeper with everything as it is now; with all threads held they are safe
-  void unprotect();   // no keeper any more
+  // A keeper with everything as it is now; with all threads held they are safe.
+  enum class Stage { Calm, Image, Incident };
+  void protect(Stage stage = Stage::Incident);
+  void unprotect();   // it is over: the keeper of a calm run stands again, or none
+  bool stand();       // a keeper of a calm run, if there is to be one
+  void serve_keeper();
+  void stop_tasks(pid_t dying, bool at_exit);  // in the keeper
+  void forget_calls();
+  void begin_journal_anew(StoragePath& path);
   void set_step(int step);
   int survive(pid_t dead);  // in the keeper, after the supervisor's death
   void watch_signals();
@@ -254,6 +266,11 @@ class Session : public TracerPolicy {
   std::map<InodeKey, Queue> writers_;  // one write with an implicit offset at a time per file
   Incident incident_;
   Keeper keeper_;
+  Stage stage_ = Stage::Calm;           // which keeper it is
+  Clock::time_point next_keeper_{};
+  bool keeper_missed_ = false;          // told
+  pid_t took_over_from_ = 0;
+  std::set<pid_t> halted_;              // processes that the keeper has stopped
   std::shared_ptr<Snapshot> parked_;  // of the threads, as they were parked for a dump
   std::set<pid_t> default_traps_;     // processes that have a handler for SIGTRAP while they are dumped
   bool guarded_ = false;

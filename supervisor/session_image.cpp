@@ -280,6 +280,16 @@ Result<std::string> Session::run_checkpoint(bool stop, const std::string& reason
     tracer_.resume_all();
     return roots.error();
   }
+  struct Again {
+    Session* session = nullptr;
+    ~Again() {
+      if (session) session->unprotect();
+    }
+  } again;
+  if (config_.outlive && incident_.id == 0) {
+    protect(Stage::Image);
+    again.session = this;
+  }
   for (auto& path : paths_.all()) {
     if (!make_durable(*path, "an image")) {
       if (tracer_.holding()) tracer_.resume_all();

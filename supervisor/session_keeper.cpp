@@ -1,4 +1,4 @@
-// What the keeper does when the supervisor has died in the middle of an incident or a hand-over.
+// Which keeper stands when, and what it does when the supervisor has died.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
@@ -13,6 +13,7 @@
 #include "supervisor/standby_link.h"
 #include "supervisor/warm/sockets.h"
 #include "tracer/snapshot.h"
+#include "tracer/stop_tracees.h"
 
 namespace supervise {
 namespace {
@@ -39,19 +40,90 @@ void Session::set_step(int step) {
   if (keeper_.page()) keeper_.page()->step = step;
 }
 
-void Session::protect() {
+void Session::protect(Stage stage) {
   if (!world_->has_namespaces()) return;
   if (tracer_.held() && !guarded_) default_traps_ = default_traps(tracer_);
-  if (auto s = keeper_.start([this](pid_t dead) { return survive(dead); }); !s) {
+  const Stage before = std::exchange(stage_, stage);
+  Keeper::Duties duties{{}, [this](pid_t dead) { return survive(dead); }};
+  if (config_.outlive) duties.stop_tasks = [this](pid_t dying, bool at_exit) { stop_tasks(dying, at_exit); };
+  if (auto s = keeper_.start(duties); !s) {
+    stage_ = before;
     events_.warn("keeper.missing", s.error().message());
     return;
   }
-  if (tracer_.held()) tracer_.make_safe().ignore();
+  tracer_.note_in(&keeper_.page()->notes);
+  if (stage != Stage::Calm && tracer_.held()) tracer_.make_safe().ignore();
 }
 
 void Session::unprotect() {
-  keeper_.dismiss();
+  if (handed_over_ || !stand()) keeper_.dismiss();
   if (keeper_.page()) keeper_.page()->step = 0;
+}
+
+bool Session::stand() {
+  if (!config_.outlive || !world_ || !world_->has_namespaces()) return false;
+  if (keeper_.page()) keeper_.page()->step = 0;
+  if (auto s = keeper_.make_page(); s) tracer_.note_in(&keeper_.page()->notes);
+  protect(Stage::Calm);
+  return keeper_.running() && stage_ == Stage::Calm;
+}
+
+// It was killed, or has become the supervisor.
+void Session::serve_keeper() {
+  if (!config_.outlive || keeper_.running() || !tracer_.has_tasks() || tracer_.holding() || handed_over_ || app_end_ ||
+      !world_->has_namespaces() || (tracer_.exit_kill() && !keeper_missed_) || Clock::now() < next_keeper_)
+    return;
+  const bool there = stand();
+  if (!there) next_keeper_ = Clock::now() + Millis(10000);
+  if (there == !tracer_.exit_kill()) {
+    keeper_missed_ = !there;
+    return;
+  }
+  if (auto s = tracer_.hold_all(Deadline::in(config_.path_deadline)); !s) {
+    events_.warn("hold.failed", s.error().message());
+    return;
+  }
+  tracer_.set_exit_kill(!there);
+  tracer_.resume_all();
+  keeper_missed_ = !there;
+  if (!there) events_.warn("keeper.missing", "without a keeper the application is killed when the supervisor dies");
+}
+
+void Session::stop_tasks(pid_t dying, bool at_exit) {
+  const pid_t init = world_->init_pid();
+  const Deadline deadline = Deadline::in(Millis(20000));
+  if (stage_ == Stage::Incident && !tracer_.held()) {
+    // What was written since we were made, and is not durable, is not in our journal, and the path has failed.
+    for (pid_t pid : process_tree_of(init))
+      if (pid != init) kill(pid, SIGKILL);
+    return;
+  }
+  halted_ = stop_tracees(init, at_exit ? dying : 0, deadline);
+}
+
+void Session::forget_calls() {
+  calls_.clear();
+  failed_.clear();
+  pieces_.clear();
+  writers_.clear();
+  wait_for_lock_.clear();
+  late_.clear();
+  deferred_.clear();
+  incident_ = {};
+  events_.set_incident(0);
+  if (ring_) ring_->reset();
+}
+
+// What the dead supervisor knew of writes that are not durable yet is lost: they are made durable.
+void Session::begin_journal_anew(StoragePath& path) {
+  path.journal = Journal(config_.journal == JournalMode::Content);
+  auto synced = run_worker("sync " + path.dir(), Deadline::in(config_.path_deadline),
+                           [&]() -> Result<WorkerOutput> {
+                             UniqueFd fd(open(path.dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+                             if (!fd || syncfs(fd.get()) != 0) return errno_error("syncfs " + path.dir());
+                             return WorkerOutput{};
+                           });
+  if (!synced) events_.error("journal.lost", synced.error().message(), {{"path", path.name}});
 }
 
 int Session::survive(pid_t dead) {
@@ -63,7 +135,8 @@ int Session::survive(pid_t dead) {
   // Only in a hand-over's steps: an image store that can't be reached must not keep threads waiting
   // in an incident that needs none.
   const StandbyTarget target = standby_target();
-  const bool maybe = target.over_network() ? page->asked.load() : page->step >= 6 || !incident_.id;
+  const bool maybe = stage_ == Stage::Incident &&
+                     (target.over_network() ? page->asked.load() : page->step >= 6 || !incident_.id);
   if (page->committed || (maybe && certainly_given_away(target, dead, events_))) {
     events_.error("supervisor.died", fmt::format("the supervisor (process {}) died after the commit; "
                                                  "its keeper ends the original", dead));
@@ -78,13 +151,22 @@ int Session::survive(pid_t dead) {
   }
 
   events_.error("supervisor.died",
-                fmt::format("the supervisor (process {}) died in step {}; its keeper (process {}) "
-                            "takes the application back", dead, page->step.load(), getpid()));
+                fmt::format("the supervisor (process {}) died{}; its keeper (process {}) takes the application back",
+                            dead, stage_ == Stage::Calm ? "" : fmt::format(" in step {}", page->step.load()), getpid()));
+  const bool calm = stage_ == Stage::Calm;
   std::set<pid_t> stopped;
   std::set<pid_t> known;
   for (const auto& [tid, task] : tracer_.all()) {
+    if (calm) break;  // of long ago
     known.insert(task.tgid);
     if (task.app_stopped) stopped.insert(task.tgid);
+  }
+  await_stopped(halted_, Deadline::in(Millis(20000)));
+  if (calm) {
+    for (pid_t pid : process_tree_of(init)) {
+      auto status = task_status(pid);
+      if (pid != init && status && (status->seccomp_mode != 0 || halted_.contains(pid))) known.insert(pid);
+    }
   }
   // A CRIU that is still at work has the threads; it lets them go when it has ended.
   const Deadline tools = Deadline::in(Millis(120000));
@@ -94,8 +176,8 @@ int Session::survive(pid_t dead) {
       if (pid != init && !known.contains(pid) && task_name(pid) == "criu") busy = true;
     if (busy) pause_ms(5);
   }
-  if (!tracer_.held()) {
-    // The threads were still running: PTRACE_O_EXITKILL ends them with their supervisor.
+  if (!calm && !tracer_.held()) {
+    // The threads were still running: they end with their supervisor.
     const Deadline gone = Deadline::in(Millis(5000));
     for (bool alive = true; alive && !gone.passed();) {
       alive = false;
@@ -113,6 +195,7 @@ int Session::survive(pid_t dead) {
   }
   watch_signals();
   control_.reset();
+  if (calm) forget_calls();
   for (auto& path : paths_.all()) {
     const int mark = page->switched[path->slot % KeeperPage::kPaths];
     if (mark > 0 && path->active != static_cast<std::size_t>(mark - 1)) {
@@ -121,14 +204,10 @@ int Session::survive(pid_t dead) {
       path->mounts = world_->mount_ids(path->name);
       // The dead supervisor has replayed what this copy of the journal holds; what it saw written
       // since then is known to the kernel alone.
-      path->journal = Journal(config_.journal == JournalMode::Content);
-      auto synced = run_worker("sync " + path->dir(), Deadline::in(config_.path_deadline),
-                               [&]() -> Result<WorkerOutput> {
-                                 UniqueFd fd(open(path->dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-                                 if (!fd || syncfs(fd.get()) != 0) return errno_error("syncfs " + path->dir());
-                                 return WorkerOutput{};
-                               });
-      if (!synced) events_.error("journal.lost", synced.error().message(), {{"path", path->name}});
+      begin_journal_anew(*path);
+    } else if (calm) {
+      path->mounts = world_->mount_ids(path->name);
+      begin_journal_anew(*path);
     }
   }
   if (roots.empty()) {
@@ -138,16 +217,28 @@ int Session::survive(pid_t dead) {
     finish_at_end();
     return 128 + SIGKILL;
   }
-  if (auto s = tracer_.adopt(roots, stopped, Deadline::in(Millis(20000))); !s) {
-    events_.error("keeper.failed", s.error().message());
+  // From now on the world's init ends all that nobody supervises.
+  if (config_.outlive) tracer_.set_exit_kill(false);
+  const Deadline soon = Deadline::in(Millis(20000));
+  const auto taken = calm ? tracer_.take_over(roots, page->notes, soon) : tracer_.adopt(roots, stopped, soon);
+  if (!taken) {
+    events_.error("keeper.failed", taken.error().message());
+    kill(init, SIGKILL);
     return 125;
   }
   end_tcp_repair(tracer_.processes());  // the supervisor may have died with a dump
   guarded_ = page->guarded;
   tracer_.share_stub(Deadline::in(Millis(20000)));  // its processes are new to this tracer
   unguard();
+  if (calm) {
+    refresh_stub();
+    tracer_.tell_results();
+    events_.info("supervisor.taken_over", fmt::format("{} threads of {} processes go on", tracer_.tasks().size(),
+                                                      tracer_.processes().size()));
+  }
   if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
-  handover_failed_ = true;  // the operator decides what comes next
+  took_over_from_ = dead;
+  handover_failed_ = stage_ == Stage::Incident;  // the operator decides what comes next
   keep_incident_ = false;
   want_handover_ = false;
   for (auto& path : paths_.all()) {
@@ -159,7 +250,11 @@ int Session::survive(pid_t dead) {
     }
     if (unfinished) fail_over(*path);
   }
-  return loop();
+  const int status = loop();
+  keeper_.dismiss();
+  control_.reset();
+  world_.reset();
+  return status;
 }
 
 }  // namespace supervise

@@ -27,20 +27,26 @@ Mode mode_of(const SyscallRow& row) {
     case IoClass::Open: return is(nr, {SYS_open, SYS_openat, SYS_creat}) ? stub::kModeOpen : stub::kModeSlow;
     case IoClass::Read: return nr == SYS_readahead ? stub::kModeFd : stub::kModeRead;
     case IoClass::Write: return stub::kModeWrite;
-    case IoClass::Copy: return nr == SYS_ioctl ? stub::kModeFdChange : stub::kModeTwoFds;
+    case IoClass::Copy: return stub::kModeTwoFds;
     case IoClass::Sync:
       if (is(nr, {SYS_fsync, SYS_fdatasync})) return stub::kModeSync;
       if (nr == SYS_msync) return stub::kModeName;
       return nr == SYS_sync ? stub::kModeSlow : stub::kModeFdChange;
-    case IoClass::Resize: return by_name ? stub::kModeNameChange : stub::kModeFdChange;
+    case IoClass::Resize:
+      if (nr == SYS_ftruncate) return stub::kModeResize;
+      return by_name ? stub::kModeNameChange : stub::kModeFdChange;
     case IoClass::Seek: return stub::kModeFd;
     case IoClass::Close: return stub::kModeClose;
     case IoClass::Lock: return nr == SYS_fcntl ? stub::kModeFcntl : stub::kModeFd;
     case IoClass::Stat:
       if (is(nr, {SYS_chroot, SYS_fanotify_mark})) return stub::kModeSlow;
       return by_name ? stub::kModeName : stub::kModeFd;
-    case IoClass::Names: return stub::kModeNameChange;
-    case IoClass::Attributes: return by_name ? stub::kModeNameChange : stub::kModeFdChange;
+    case IoClass::Names:
+      if (is(nr, {SYS_unlink, SYS_unlinkat})) return stub::kModeUnlink;
+      return is(nr, {SYS_rename, SYS_renameat, SYS_renameat2}) ? stub::kModeRename : stub::kModeNameChange;
+    case IoClass::Attributes:
+      if (is(nr, {SYS_fchmod, SYS_fchown, SYS_utimensat})) return stub::kModeAttributes;
+      return by_name ? stub::kModeNameChange : stub::kModeFdChange;
     case IoClass::Descriptor:
       if (is(nr, {SYS_dup, SYS_dup2, SYS_dup3})) return stub::kModeDup;
       return nr == SYS_close_range ? stub::kModeCloseRange : stub::kModeSlow;
@@ -156,6 +162,7 @@ void Session::drain_ring() {
   if (!ring_ || ring_->empty()) return;
   auto drained = ring_->drain([this](pid_t tid) { return tracer_.find(tid) != nullptr; });
   if (!drained) events_.error("journal.ring_broken", drained.error().message());
+  want_renewal_ |= ring_->wants_reset();
 }
 
 // What is known of descriptors is void: they are other files now.
@@ -223,6 +230,18 @@ ExitAction Session::on_result(Task& task, long result, ptrace_raw::Regs& regs, c
     ctx.facts.mode = S_IFREG;
     ctx.by_name = false;
   }
+  if (note.facts_known && ctx.by_name) {
+    const auto as_before = [](Target& t, const stub::Area::Fact& fact) {
+      t.exists = fact.mode != 0;
+      t.ino = fact.ino;
+      t.mode = fact.mode;
+      t.links = fact.links;
+      t.is_dir = S_ISDIR(fact.mode);
+      t.is_regular = S_ISREG(fact.mode);
+    };
+    as_before(ctx.target, note.facts[0]);
+    as_before(ctx.second, note.facts[1]);
+  }
   if (!needs_exit_stop(paths_, task, ctx)) return ExitAction::Continue;
   if (note.entered && ctx.path) ctx.entered = ring_->sequence_at(*ctx.path, note.entered, note.learned);
   calls_[task.tid] = std::move(ctx);
@@ -248,6 +267,50 @@ bool Session::take_file_lock(const Task& task, const CallContext& ctx) {
   return ring_->try_lock(*ctx.path, ctx.facts.ino, static_cast<std::uint32_t>(task.tid));
 }
 
+namespace {
+
+std::string directory_of(const std::string& name) {
+  const auto slash = name.rfind('/');
+  return slash == std::string::npos ? "" : name.substr(0, slash);
+}
+
+bool changes_names(const Task& task, const CallContext& ctx) {
+  const IoClass io = task.call->row->io;
+  return (io == IoClass::Names || io == IoClass::Open) && (ctx.target || ctx.second);
+}
+
+}  // namespace
+
+// A call of the slow way that changes names: those of the stub in the same directories wait meanwhile, so that
+// the journal's order is that of the changes. False: it has to wait itself.
+bool Session::lock_names(const Task& task, const CallContext& ctx) {
+  if (!ring_ || !changes_names(task, ctx)) return true;
+  const auto tid = static_cast<std::uint32_t>(task.tid);
+  for (const Target* t : {&ctx.target, &ctx.second}) {
+    if (!*t) continue;
+    const auto ino = ring_->directory(*t->path, directory_of(t->name));
+    if (!ino || ring_->try_lock(*t->path, *ino, tid)) continue;
+    ring_->unlock_all(tid);
+    return false;
+  }
+  return true;
+}
+
+void Session::unlock_names(const Task& task, const CallContext& ctx) {
+  if (ring_ && changes_names(task, ctx)) ring_->unlock_all(static_cast<std::uint32_t>(task.tid));
+}
+
+// The stub may change names in it from now on.
+void Session::share_directory(const Task& task, StoragePath& path, const std::string& name) {
+  if (!stub_by_mount_ || ring_->directory(path, name)) return;
+  // One that is under way has no lock.
+  for (const auto& [tid, ctx] : calls_)
+    if (tid != task.tid && (ctx.target.path == &path || ctx.second.path == &path)) return;
+  const Target t = paths_.resolve(task.tid, AT_FDCWD, path.place + "/" + name, false);
+  if (t.path != &path || !t.is_dir || t.name != name) return;
+  if (!ring_->register_directory(path, t.ino, name)) want_renewal_ = true;
+}
+
 // Names and sizes that the slow way has changed.
 void Session::learn_for_stub(const Task& task, const CallContext& ctx, long result) {
   const Call& call = *task.call;
@@ -270,6 +333,15 @@ void Session::learn_for_stub(const Task& task, const CallContext& ctx, long resu
         if (const Target made = resolve_arg(paths_, task, call.args, 1); made && made.exists)
           ring_->linked(*ctx.path, made.ino, ctx.second.name);
       }
+      if (ctx.target) share_directory(task, *ctx.target.path, directory_of(ctx.target.name));
+      if (is(call.nr, {SYS_mkdir, SYS_mkdirat}) && ctx.target) share_directory(task, *ctx.target.path, ctx.target.name);
+      break;
+    case IoClass::Sync:
+      if (ctx.path && ctx.fd >= 0 && S_ISDIR(ctx.facts.mode)) {
+        bool deleted = false;
+        auto name = StoragePaths::name_of_fd(task.tid, ctx.fd, *ctx.path, deleted);
+        if (name && !deleted) share_directory(task, *ctx.path, *name);
+      }
       break;
     case IoClass::Open: {
       if (result < 0) return;
@@ -280,6 +352,7 @@ void Session::learn_for_stub(const Task& task, const CallContext& ctx, long resu
       auto facts = facts_of_fd(task.tid, fd);
       if (facts && S_ISREG(facts->mode) && facts->size == 0) ring_->resized(*path, facts->ino, 0);
       ring_->mark(*path);
+      if (ctx.target.path == path) share_directory(task, *path, directory_of(ctx.target.name));
       return;
     }
     case IoClass::Resize:

@@ -32,6 +32,8 @@ struct StoragePath {
   std::set<std::uint64_t> mounts;
   Journal journal;
   std::uint64_t journal_floor = 0;  // bytes that the last sync at the limit could not retire
+  std::size_t files_expected = 1024;  // with more the journal is looked through for deleted ones
+  std::set<std::uint64_t> deleted_missed;  // those that nobody had open then
   std::set<std::uint64_t> mapped; // inodes that were mapped shared and writable
   std::uint64_t errors = 0;       // intercepted so far
   std::uint64_t switches = 0;

@@ -101,14 +101,9 @@ class Init {
         send_exits();
         if (waits[1].revents & (POLLIN | POLLHUP | POLLERR)) serve();
       }
-      // What was restored but never taken over belongs to nobody: it ends with this namespace.
-      if (socket_ < 0 && (no_children() || watched_.empty())) _exit(0);
+      // No supervisor any more, nor its keeper: what is there belongs to nobody, and ends with this namespace.
+      if (socket_ < 0) _exit(0);
     }
-  }
-
-  static bool no_children() {
-    siginfo_t info{};
-    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 && errno == ECHILD;
   }
 
   void reap() {

@@ -1,7 +1,7 @@
 // The world's init: PID 1 of the application's PID namespace, in a mount namespace of its own. It
 // serves one socket (world_wire.h), forks what it is told to, reaps every orphan and never looks at
-// a file by itself. When the supervisor is gone it stays as the reaper until its last child has
-// ended. Single-threaded; all signals blocked, SIGCHLD by signalfd. InitLink is the supervisor's
+// a file by itself. When nobody has the other end of its socket any more, neither the supervisor nor its
+// keeper, it ends, and all of its namespace with it. Single-threaded; all signals blocked, SIGCHLD by signalfd. InitLink is the supervisor's
 // end. pid_namespaces(7), ns_last_pid in proc(5).
 #pragma once
 

@@ -128,8 +128,7 @@ void Tracer::resume_all() {
     if (task->app_stopped) {
       task->app_stopped = false;
       if (!task->injected && task->stop.kind == StopKind::GroupStop) {
-        task->state = RunState::Listening;
-        ptrace_raw::listen(tid).ignore();
+        stay_stopped(*task);
       } else {
         // After an injected call it is no longer in its group stop: lead it there again.
         task->injected = false;
@@ -208,7 +207,7 @@ Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& sto
     for (pid_t pid : pids) {
       for (pid_t tid : threads_of(pid)) {
         if (tasks_.contains(tid) || task_state(tid) == 'Z') continue;
-        auto status = ptrace_raw::seize(tid, ptrace_raw::kOptions | ptrace_raw::kExitKill);
+        auto status = ptrace_raw::seize(tid, options());
         if (!status) {
           if (status.error().is_gone()) continue;
           return status;
@@ -225,7 +224,7 @@ Status Tracer::adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& sto
   for (;;) {
     bool all = true;
     for (auto& [tid, task] : tasks_) {
-      if (task.state == RunState::Stopped) continue;
+      if (task.state == RunState::Stopped || (before_any_runs && finds_vfork(task))) continue;
       all = false;
       // In state T it reports its group stop by itself; otherwise it must be asked.
       const char state = task_state(tid);
@@ -264,7 +263,7 @@ void Tracer::undo_safety() {
   if (!safe_) return;
   safe_ = false;
   for (auto& [tid, task] : tasks_) {
-    ptrace_raw::set_options(tid, ptrace_raw::kOptions | ptrace_raw::kExitKill).ignore();
+    ptrace_raw::set_options(tid, options()).ignore();
     task.drop_sigcont = !task.app_stopped;
     task.unparked = Clock::now();
   }

@@ -22,6 +22,7 @@ Result<Injector> Injector::open(Tracer& tracer, Task& task, Deadline deadline) {
   ASSIGN_OR_RETURN(in.saved_, ptrace_raw::get_regs(task.tid));
   ASSIGN_OR_RETURN(in.sigmask_, ptrace_raw::get_sigmask(task.tid));
   ASSIGN_OR_RETURN(in.insn_, in.find_syscall_insn());
+  in.note(TracerNotes::Active);
   RETURN_IF_ERROR(ptrace_raw::set_sigmask(task.tid, ~0ull));
   in.active_ = true;
   return in;
@@ -35,7 +36,9 @@ Result<Injector> Injector::open_at_entry(Tracer& tracer, Task& task, Deadline de
   ptrace_raw::Regs regs = in.saved_;
   rewind_call(in.saved_);
   regs.orig_rax = static_cast<unsigned long long>(-1);
+  in.note(TracerNotes::AtEntry);
   RETURN_IF_ERROR(ptrace_raw::set_regs(task.tid, regs));
+  in.note(TracerNotes::Active);
   RETURN_IF_ERROR(ptrace_raw::set_sigmask(task.tid, ~0ull));
   in.active_ = true;
   ASSIGN_OR_RETURN(const long skipped, in.run_to_exit(static_cast<long>(in.saved_.rax)));
@@ -46,11 +49,37 @@ Result<Injector> Injector::open_at_entry(Tracer& tracer, Task& task, Deadline de
 Injector::Injector(Injector&& o) noexcept
     : tracer_(o.tracer_), tid_(o.tid_), deadline_(o.deadline_), saved_(o.saved_),
       sigmask_(o.sigmask_), insn_(o.insn_), scratch_(o.scratch_), used_(o.used_),
-      active_(std::exchange(o.active_, false)) {}
+      active_(std::exchange(o.active_, false)), note_(std::exchange(o.note_, nullptr)) {}
 
 Injector::~Injector() {
-  if (!active_) return;
+  if (active_) put_back();
+  forget_note();
+}
+
+void Injector::note(TracerNotes::State state) {
+  if (!note_ && tracer_->notes()) {
+    for (auto& at : tracer_->notes()->injections) {
+      int free = TracerNotes::Free;
+      if (!at.state.compare_exchange_strong(free, TracerNotes::Claimed)) continue;
+      at.tid = tid_;
+      at.regs = saved_;
+      at.sigmask = sigmask_;
+      at.scratch = 0;
+      note_ = &at;
+      break;
+    }
+  }
+  if (note_) note_->state = state;
+}
+
+void Injector::forget_note() {
+  if (note_) note_->state = TracerNotes::Free;
+  note_ = nullptr;
+}
+
+void Injector::put_back() {
   if (scratch_) call(SYS_munmap, {scratch_, kScratchSize, 0, 0, 0, 0}).value_or(0);
+  if (note_) note_->scratch = 0;
   ptrace_raw::set_regs(tid_, saved_).ignore();
   ptrace_raw::set_sigmask(tid_, sigmask_).ignore();
   if (Task* task = tracer_->find(tid_)) task->injected = true;
@@ -128,6 +157,7 @@ Result<std::uint64_t> Injector::reserve(std::size_t size) {
                      call_checked(SYS_mmap, {0, kScratchSize, PROT_READ | PROT_WRITE,
                                              MAP_PRIVATE | MAP_ANONYMOUS, ~0ull, 0}));
     scratch_ = static_cast<std::uint64_t>(at);
+    if (note_) note_->scratch = scratch_;
   }
   const std::size_t need = (size + 15) & ~std::size_t{15};
   if (used_ + need > kScratchSize) return errno_error(ENOMEM, "scratch page is full");

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "supervisor/base/clock.h"
+#include "tracer/notes.h"
 #include "tracer/tracer.h"
 
 namespace supervise {
@@ -40,6 +41,9 @@ class Injector {
   Result<std::uint64_t> find_syscall_insn();
   Result<long> run_to_exit(long nr);
   Result<std::uint64_t> reserve(std::size_t size);
+  void note(TracerNotes::State state);
+  void forget_note();
+  void put_back();
 
   Tracer* tracer_;
   pid_t tid_;
@@ -50,6 +54,7 @@ class Injector {
   std::uint64_t scratch_ = 0;
   std::size_t used_ = 0;
   bool active_ = false;
+  TracerNotes::Injection* note_ = nullptr;  // for whoever takes the thread over when we die
 };
 
 }  // namespace supervise

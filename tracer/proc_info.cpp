@@ -75,6 +75,7 @@ Result<TaskStatus> task_status(pid_t tid) {
     else if (value_of(line, "State:", v) && !v.empty()) s.state = v[0];
     else if (value_of(line, "Tgid:", v)) s.tgid = static_cast<pid_t>(number(v));
     else if (value_of(line, "PPid:", v)) s.ppid = static_cast<pid_t>(number(v));
+    else if (value_of(line, "TracerPid:", v)) s.tracer = static_cast<pid_t>(number(v));
     else if (value_of(line, "SigPnd:", v)) s.pending = number(v, 16);
     else if (value_of(line, "ShdPnd:", v)) s.shared_pending = number(v, 16);
     else if (value_of(line, "SigBlk:", v)) s.blocked = number(v, 16);

@@ -18,6 +18,7 @@ struct TaskStatus {
   char state = '?';
   pid_t tgid = 0;
   pid_t ppid = 0;
+  pid_t tracer = 0;          // 0: none, or one that we can't see
   std::uint64_t pending = 0, shared_pending = 0, blocked = 0, ignored = 0, caught = 0;
   std::vector<pid_t> ns_pid;  // outermost first, as NSpid
   std::string name;

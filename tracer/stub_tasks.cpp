@@ -140,7 +140,7 @@ bool Tracer::leave_stub(Task& task, Regs& regs) {
     if (was == stub::Was::Untold && !told) {
       const long result = static_cast<long>(regs.rax);
       if (worth_telling(stub_->control(), result))
-        tell_result(task, result, area->slot, {area->entered, area->file, area->path, area->learned}, regs);
+        tell_result(task, result, area->slot, StubNote(*area), regs);
     }
     stub_->free_file(*area);
     return true;
@@ -205,7 +205,7 @@ bool Tracer::serve_report(Task& task, const ptrace_raw::CallInfo& info) {
   }
   r.rax = static_cast<unsigned long long>(area->result);
   const ExitAction action =
-      policy_.on_result(task, area->result, r, {area->entered, area->file, area->path, area->learned});
+      policy_.on_result(task, area->result, r, StubNote(*area));
   stub_->free_file(*area);
   switch (action) {
     case ExitAction::Continue:

@@ -1,5 +1,6 @@
 #include "tracer/tracer.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -26,7 +27,22 @@ using ptrace_raw::Regs;
 
 namespace {
 
-constexpr unsigned kCallsToShare = 8;  // of one program that write to a storage path, or sync what was written
+constexpr unsigned kCallsToShare = 8;  // of one program that change what is on a storage path, or sync it
+
+bool changes_storage(const Call& call) {
+  if (!call.row) return false;
+  switch (call.row->io) {
+    case IoClass::Write:
+    case IoClass::Sync:
+    case IoClass::Names:
+    case IoClass::Resize: return true;
+    case IoClass::Open: {
+      const std::uint64_t flags = call.nr == SYS_openat ? call.args[2] : call.nr == SYS_open ? call.args[1] : O_CREAT;
+      return (flags & (O_CREAT | O_TRUNC)) != 0;
+    }
+    default: return false;
+  }
+}
 
 // Only a handler that is about to run makes an interrupted call the application's own affair; a
 // signal without one leaves it untouched when nobody traces.
@@ -91,8 +107,17 @@ Task* Tracer::any_thread(pid_t tgid) {
   return best;
 }
 
+unsigned long Tracer::options() const { return ptrace_raw::kOptions | (exit_kill_ ? ptrace_raw::kExitKill : 0); }
+
+void Tracer::set_exit_kill(bool on) {
+  exit_kill_ = on;
+  if (safe_) return;
+  for (auto& [tid, task] : tasks_)
+    if (task.state == RunState::Stopped) ptrace_raw::set_options(tid, options()).ignore();
+}
+
 Status Tracer::seize_new(pid_t pid) {
-  RETURN_IF_ERROR(ptrace_raw::seize(pid, ptrace_raw::kOptions | ptrace_raw::kExitKill));
+  RETURN_IF_ERROR(ptrace_raw::seize(pid, options()));
   Task& task = add(pid);
   if (stub_) task.space = std::make_shared<stub::Space>();
   task.announced = true;
@@ -140,6 +165,7 @@ void Tracer::handle(pid_t tid, int status) {
     }
     Task gone = *known;
     remove(tid);
+    if (notes_ && gone.tid == gone.tgid) notes_->forget_stopped(tid);
     if (stub_) stub_->on_end(gone);
     if (gone.vfork_child) {
       if (Task* parent = find(gone.vfork_parent)) parent->vfork_waiting = false;
@@ -150,6 +176,7 @@ void Tracer::handle(pid_t tid, int status) {
   ++figures_.stops;
   Task& task = known ? *known : add(tid);
   task.reported = false;
+  if (notes_ && task.state == RunState::Listening && stop.kind != StopKind::GroupStop) notes_->forget_stopped(task.tgid);
   task.state = RunState::Stopped;
   task.stop = stop;
   task.clean = false;
@@ -271,9 +298,7 @@ void Tracer::ask_entry(Task& task, bool ours) {
       go_on(task);
       return;
     case EntryAction::Watch:
-      if (stub_ && task.space && task.space->light && task.call->row &&
-          (task.call->row->io == IoClass::Write || task.call->row->io == IoClass::Sync))
-        ++task.space->calls_to_share;
+      if (stub_ && task.space && task.space->light && changes_storage(*task.call)) ++task.space->calls_to_share;
       task.state = RunState::Running;
       ptrace_raw::cont_to_exit(task.tid).ignore();
       return;
@@ -467,8 +492,14 @@ void Tracer::handle_group_stop(Task& task) {
   task.app_stopped = false;
   if (auto regs = ptrace_raw::get_regs(task.tid); regs && leave_stub(task, *regs))
     ptrace_raw::set_regs(task.tid, *regs).ignore();
-  task.state = RunState::Listening;
   task.injected = false;
+  stay_stopped(task);
+}
+
+// In the application's own group stop.
+void Tracer::stay_stopped(Task& task) {
+  task.state = RunState::Listening;
+  if (notes_) notes_->note_stopped(task.tgid);
   ptrace_raw::listen(task.tid).ignore();
 }
 

@@ -22,6 +22,7 @@
 
 #include "supervisor/base/clock.h"
 #include "supervisor/base/result.h"
+#include "tracer/notes.h"
 #include "tracer/ptrace_raw.h"
 #include "tracer/stub/layout.h"
 #include "tracer/task.h"
@@ -64,6 +65,13 @@ struct StubNote {
   std::uint32_t file = 0;     // 1 + index of the file in stub::Control::files; 0: not known
   std::uint32_t path = 0;     // 1 + index of the storage path
   std::uint64_t learned = 0;  // stub::Control::learned at its entry
+  bool facts_known = false;   // of a call that changes names: what they stood for before it
+  stub::Area::Fact facts[2] = {};
+
+  StubNote() = default;
+  explicit StubNote(const stub::Area& area)
+      : entered(area.entered), file(area.file), path(area.path), learned(area.learned),
+        facts_known(area.facts_known), facts{area.facts[0], area.facts[1]} {}
 };
 
 class TracerPolicy {
@@ -97,6 +105,15 @@ class Tracer {
   void share_stub(Deadline deadline);
   // The control block's flags have changed, or, with everything held, all of it.
   void renew_copies(bool all_of_it);
+
+  // Where it notes what nobody else can tell when it dies.
+  void note_in(TracerNotes* notes) { notes_ = notes; }
+  TracerNotes* notes() const { return notes_; }
+  // Tasks are killed when this process dies (PTRACE_O_EXITKILL); so at first. To be told before tasks are
+  // seized; of those that are there already only stopped ones learn it, so with everything held, or of the
+  // first, which stands.
+  bool exit_kill() const { return exit_kill_; }
+  void set_exit_kill(bool on);
 
   // Seizes a process that waits before its exec.
   Status seize_new(pid_t pid);
@@ -132,6 +149,11 @@ class Tracer {
   // `before_any_runs`: with all of them stopped, before signals of our own are taken.
   Status adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app, Deadline deadline,
                const std::function<void()>& before_any_runs = {});
+  // The same after another tracer's death, whose notes these are; its tasks have been sent SIGSTOP and did
+  // nothing since but end the call that they were in. Open vforks are finished first. Then share_stub() and
+  // tell_results(): those calls' errors.
+  Status take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline);
+  void tell_results();
   // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
   // leaves the application stopped and not running without a tracer; undo_safety takes it back.
   Status make_safe();
@@ -180,6 +202,7 @@ class Tracer {
   void handle_signal(Task& task);
   void handle_interrupted(Task& task);
   void handle_group_stop(Task& task);
+  void stay_stopped(Task& task);
   // Resumes a task after its stop was served; while holding, towards a clean stop instead.
   void go_on(Task& task, int sig = 0);
   bool must_hold(const Task& task) const;
@@ -188,6 +211,11 @@ class Tracer {
   void settle(Task& task);  // a clean stop: rewinds an interrupted call
   bool is_alone(const Task& task) const;  // its process has no other thread
   bool has_held_vfork_child(const Task& parent) const;
+  unsigned long options() const;
+  // tracer/take_over.cpp
+  void put_injected_back(const TracerNotes& notes);
+  Status finish_vforks(Deadline deadline);
+  bool finds_vfork(Task& task);
   bool wait_and_handle(Deadline deadline);
   std::string describe_stuck() const;
 
@@ -196,6 +224,8 @@ class Tracer {
   bool holding_ = false;
   bool held_ = false;
   bool safe_ = false;
+  bool exit_kill_ = true;
+  TracerNotes* notes_ = nullptr;
   std::set<pid_t> stopped_by_app_;
   Figures figures_;
   std::unique_ptr<stub::Stub> stub_;

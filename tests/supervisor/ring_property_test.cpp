@@ -71,6 +71,7 @@ class Both {
     std::set<std::string> names;
     std::string shown;  // the name that its descriptors show
     bool dir = false, registered = false;
+    unsigned made = 0;  // 1 + number that the stub gave it
     bool deleted() const { return names.empty(); }
     // It lives on under another name than its descriptors show: the slow way's.
     bool stale() const { return !names.empty() && !names.contains(shown); }
@@ -111,14 +112,79 @@ class Both {
     return all.empty() ? files_.end() : all[pick(all.size())];
   }
   unsigned number(File& f) {
+    if (f.made && !f.registered && pick(2)) return f.made - 1;
+    drain();  // as the supervisor does before it gives numbers
     f.registered = true;
     return ring_.register_file(path(f.path), f.ino, f.shown, f.deleted(), f.size).value();
   }
   void renew() {
     drain();
     ring_.reset();
-    for (File& f : files_) f.registered = false;
+    for (File& f : files_) {
+      f.registered = false;
+      f.made = 0;
+    }
     entered_.clear();
+  }
+
+  // The number of the directory that the name is in, when the stub may change it.
+  std::optional<unsigned> shared_directory(std::size_t p, const std::string& name) {
+    if (pick(3) == 0) return std::nullopt;
+    const auto slash = name.rfind('/');
+    const std::string dir = slash == name.npos ? "" : name.substr(0, slash);
+    std::uint64_t ino = 1;
+    if (!dir.empty()) {
+      const It d = by_name(p, dir);
+      if (d == files_.end() || !d->dir) return std::nullopt;
+      ino = d->ino;
+    }
+    if (!ring_.find(path(p), ino)) drain();
+    EXPECT_TRUE(ring_.register_directory(path(p), ino, dir));
+    EXPECT_EQ(ring_.directory(path(p), dir), ino);
+    return ring_.find(path(p), ino);
+  }
+  static std::string leaf(const std::string& name) { return name.substr(name.rfind('/') + 1); }
+  void change(RecordKind kind, unsigned dir, NameChange facts, const std::string& name, const std::string& second = "") {
+    const std::string a = leaf(name), b = second.empty() ? "" : leaf(second);
+    facts.name = static_cast<std::uint16_t>(a.size());
+    facts.second = static_cast<std::uint16_t>(b.size());
+    const Part parts[kParts] = {{&facts, sizeof facts}, {a.data(), a.size()}, {b.data(), b.size()}};
+    bool half = false;
+    ASSERT_TRUE(append_change(&memory_.control(), memory_.ring(), &writer_.area, writer_.env, kind, 0, dir, parts, &half));
+  }
+  static NameChange facts_of(const File& f) {
+    NameChange facts{};
+    facts.ino = f.ino;
+    facts.mode = S_IFREG | 0600;
+    facts.links = static_cast<std::uint32_t>(f.names.size());
+    facts.uid = facts.gid = 1;
+    return facts;
+  }
+  bool create_by_ring(std::size_t p, const std::string& name, std::uint64_t ino) {
+    const auto dir = shared_directory(p, name);
+    if (!dir) return false;
+    log_ += "... by the stub\n";
+    File f{p, ino, 0, {name}, name};
+    NameChange facts = facts_of(f);
+    if (pick(4)) {
+      Control& c = memory_.control();
+      facts.file = ++c.files_used;
+      facts.description = ++c.descriptions_used;
+      stub::File& file = c.files[facts.file - 1];
+      file = {};
+      file.ino = ino;
+      file.path = static_cast<std::uint16_t>(p);
+      file.flags = kNamed;
+      file.dir = *dir + 1;
+      file.name = name_hash(leaf(name).data(), static_cast<unsigned>(leaf(name).size()));
+      remember_inode(&c, facts.file - 1);
+      c.descriptions[facts.description - 1] = {static_cast<std::uint16_t>(facts.file - 1), static_cast<std::uint8_t>(p), 0};
+      f.made = facts.file;
+    }
+    change(kCreate, *dir, facts, name);
+    direct_[p].created({0, ino}, name, NodeKind::Regular, 0600, 1, 1);
+    files_.push_back(f);
+    return true;
   }
 
   void create() {
@@ -128,6 +194,7 @@ class Both {
     std::uint64_t ino = 100 + pick(20);
     while (std::ranges::any_of(files_, [&](const File& f) { return f.path == p && f.ino == ino; })) ++ino;
     log_ += "create " + name + " " + std::to_string(ino) + "\n";
+    if (create_by_ring(p, name, ino)) return;
     slow(p, [&](Journal& j) { j.created({0, ino}, name, NodeKind::Regular, 0600, 1, 1); });
     files_.push_back({p, ino, 0, {name}, name});
     if (ring_.find(path(p), ino)) number(files_.back());
@@ -179,12 +246,27 @@ class Both {
     const std::uint64_t left = g == files_.end() ? 0 : g->names.size() - 1;
     log_ += (exchange ? "exchange " : "rename ") + from + " " + to + "\n";
     const auto kind = [](const File& x) { return x.dir ? NodeKind::Directory : NodeKind::Regular; };
-    slow(p, [&](Journal& j) {
+    const auto tell = [&](Journal& j) {
       j.seen({0, f->ino}, from, kind(*f));
       if (exchange) j.seen({0, g->ino}, to, kind(*g));
       j.renamed(from, to, exchange, g == files_.end() ? std::nullopt : std::optional(left));
-    });
-    ring_.renamed(path(p), from, to, exchange, g == files_.end() ? 0 : g->ino);
+    };
+    const bool one_dir = from.substr(0, from.size() - leaf(from).size()) == to.substr(0, to.size() - leaf(to).size());
+    const auto dir = exchange || f->dir || !one_dir ? std::nullopt : shared_directory(p, from);
+    if (dir) {
+      log_ += "... by the stub\n";
+      NameChange facts = facts_of(*f);
+      if (g != files_.end()) {
+        facts.replaced_ino = g->ino;
+        facts.replaced_mode = S_IFREG | 0600;
+        facts.replaced_links = static_cast<std::uint32_t>(g->names.size());
+      }
+      change(kRename, *dir, facts, from, to);
+      tell(direct_[p]);
+    } else {
+      slow(p, tell);
+      ring_.renamed(path(p), from, to, exchange, g == files_.end() ? 0 : g->ino);
+    }
     if (exchange) {
       move(p, from, "//aside");
       move(p, to, from);
@@ -203,13 +285,21 @@ class Both {
     if (f->dir && has_below(f->path, name)) return;
     const std::uint64_t left = f->dir ? 0 : f->names.size() - 1;
     log_ += "unlink " + name + "\n";
-    slow(f->path, [&](Journal& j) {
+    const auto tell = [&](Journal& j) {
       j.seen({0, f->ino}, name, f->dir ? NodeKind::Directory : NodeKind::Regular);
       j.unlinked(name, left);
-    });
+    };
+    const auto dir = f->dir ? std::nullopt : shared_directory(f->path, name);
+    if (dir) {
+      log_ += "... by the stub\n";
+      change(kUnlink, *dir, facts_of(*f), name);
+      tell(direct_[f->path]);
+    } else {
+      slow(f->path, tell);
+    }
     f->names.erase(name);
-    if (left == 0) ring_.unlinked(path(f->path), name, f->ino);
-    else renew();
+    if (left == 0 && !dir) ring_.unlinked(path(f->path), name, f->ino);
+    else if (left > 0) renew();
     if (f->dir) files_.erase(f);
   }
 
@@ -243,6 +333,15 @@ class Both {
     if (f == files_.end()) return;
     const std::uint64_t size = pick(300);
     log_ += "truncate " + f->shown + " " + std::to_string(size) + "\n";
+    if (!f->stale() && pick(2)) {
+      const unsigned n = number(*f);
+      bool half = false;
+      ASSERT_TRUE(append_resize(&memory_.control(), memory_.ring(), &writer_.area, writer_.env, n, size, &half));
+      direct_[f->path].resized({0, f->ino}, f->shown, size);
+      note_deleted(direct_[f->path], *f);
+      f->size = size;
+      return;
+    }
     slow(f->path, [&](Journal& j) {
       j.resized({0, f->ino}, f->shown, size);
       note_deleted(j, *f);
@@ -256,7 +355,25 @@ class Both {
     if (f == files_.end() || f->deleted()) return;
     log_ += "chmod " + f->shown + "\n";
     const auto mode = static_cast<mode_t>(S_IFREG | 0600 | pick(8));
-    slow(f->path, [&](Journal& j) { j.attributes({0, f->ino}, f->shown, mode, {}, {}); });
+    const bool owner = pick(2);
+    const auto tell = [&](Journal& j) {
+      j.attributes({0, f->ino}, f->shown, mode & 07777, owner ? std::optional<uid_t>(7) : std::nullopt,
+                   owner ? std::optional<gid_t>(8) : std::nullopt);
+    };
+    if (f->stale() || pick(2)) {
+      slow(f->path, tell);
+      return;
+    }
+    const unsigned n = number(*f);
+    Attributes now{};
+    now.what = owner ? kChangedMode | kChangedOwner : kChangedMode;
+    now.mode = mode;
+    now.uid = 7;
+    now.gid = 8;
+    const Part parts[kParts] = {{&now, sizeof now}, {}, {}};
+    bool half = false;
+    ASSERT_TRUE(append_change(&memory_.control(), memory_.ring(), &writer_.area, writer_.env, kAttributes, 0, n, parts, &half));
+    tell(direct_[f->path]);
   }
 
   void note_deleted(Journal& j, const File& f) {
@@ -352,6 +469,13 @@ class Both {
     It d = any(true, true);
     const std::string name = d == files_.end() || d->path != p ? "" : *d->names.begin();
     log_ += "sync of directory '" + name + "'\n";
+    if (const auto dir = shared_directory(p, name.empty() ? "x" : name + "/x")) {
+      ring_.mark(path(p));
+      const Seq upto = direct_[p].now();
+      ASSERT_TRUE(writer_.sync(*dir));
+      direct_[p].synced_directory(name, upto);
+      return;
+    }
     slow(p, [&](Journal& j) { j.synced_directory(name, j.now()); });
   }
   void sync_all() {

@@ -23,7 +23,7 @@
 
 namespace supervise::stub {
 
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint64_t kMagic = 0x6275747365707573;  // "supestub"
 
 inline constexpr uint64_t kWindow = 0x10000000;
@@ -31,7 +31,7 @@ inline constexpr unsigned kFirstWindow = 1, kLastWindow = 7;
 inline constexpr uint64_t kAreas = 0x08000000, kAreasSize = 0x02000000;
 inline constexpr uint64_t kFdTable = 0x0a000000;
 inline constexpr uint64_t kProcess = 0x0a080000, kProcessSize = 0x20000;
-inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x20000;
+inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x80000;
 inline constexpr uint64_t kRing = kControl + kControlSize;
 inline constexpr uint64_t kRingSize = 16 << 20;
 inline constexpr uint64_t kTraced = kCode + kCodeSize, kTracedSize = 0x1000;
@@ -70,7 +70,12 @@ struct Area {
   uint32_t file;       // 1 + index of the file that the call concerns, 0: none is known
   uint32_t path;       // 1 + index of the storage path, 0: none
   uint64_t learned;    // Control::learned at the entry of a sync, 0: not looked at
-  uint64_t reserved;
+  uint32_t facts_known;  // of a call that changes names: `facts` tell what was there before it
+  uint32_t reserved;
+  struct Fact {        // what a name stands for; mode 0: nothing
+    uint64_t ino;
+    uint32_t mode, links;
+  } facts[2];
 };
 static_assert(sizeof(Area) <= 256);
 inline constexpr uint64_t kStackTop = kAreaSize;  // the stub's own stack grows down to the Area
@@ -137,6 +142,10 @@ enum Mode : uint8_t {
   kModeWrite,
   kModeSync,
   kModeMap,
+  kModeUnlink,
+  kModeRename,
+  kModeResize,       // ftruncate
+  kModeAttributes,   // fchmod, fchown; utimensat, which has a name or none
 };
 
 enum ControlFlags : uint32_t {
@@ -147,15 +156,20 @@ enum ControlFlags : uint32_t {
   kNoPaths = 16,       // none is declared
 };
 
-struct File {         // a file on a storage path; the supervisor fills it before it gives its index out
+enum FileFlags : uint16_t { kDirectory = 1, kNamed = 2 };
+struct File {         // on a storage path; filled before its index is given out, by the supervisor, or by the
+                      // stub that has created it
   uint64_t ino;
   uint64_t size;      // at least what the stub saw; atomic maximum
-  uint32_t lock;      // of calls with an implicit offset: Lock word
+  uint32_t lock;      // of calls with an implicit offset, or that change names in the directory: Lock word
   uint16_t path;
-  uint16_t flags;
-  uint64_t reserved;
+  uint16_t flags;     // FileFlags; kNamed: `dir` and `name` are those of now
+  uint16_t described[4];  // 1 + index of a description, by flags & 3; 0: none yet
+  uint32_t dir;       // 1 + index of the directory that its name is in; 0: not known
+  uint32_t name;      // name_hash()
+  uint64_t reserved[3];
 };
-static_assert(sizeof(File) == 32);
+static_assert(sizeof(File) == 64);
 
 enum DescriptionFlags : uint8_t { kAppend = 1, kDataSync = 2, kDirect = 4, kReadable = 8, kWritable = 16 };
 struct Description {  // an open file description, as far as the stub must know it
@@ -167,7 +181,7 @@ struct Description {  // an open file description, as far as the stub must know 
 // A lock word: 0, or the tid of its owner (Area::tid), with kWaiters when a thread sleeps on it.
 inline constexpr uint32_t kWaiters = 0x80000000;
 
-inline constexpr unsigned kFiles = 2048, kDescriptions = 8192, kMounts = 64, kModes = 512;
+inline constexpr unsigned kFiles = 4096, kDescriptions = 8192, kInodes = 16384, kMounts = 64, kModes = 512;
 struct Control {       // up to `files`: what a private copy has
   uint64_t magic;
   uint32_t version;
@@ -188,10 +202,18 @@ struct Control {       // up to `files`: what a private copy has
   alignas(64) File files[kFiles];
   Description descriptions[kDescriptions];
   uint64_t learned;          // changes that the supervisor has learned in its own way; written by it
-  uint32_t files_used;       // entries of `files` that were given out; written by it
-  uint32_t reserved;
+  uint32_t files_used;         // entries of `files` that were given out; may be more than there are
+  uint32_t descriptions_used;  // the same of `descriptions`
+  uint16_t inodes[kInodes];    // by inode_hash() and the places behind: 1 + index of the file; 0 ends a search
 };
 static_assert(sizeof(Control) <= kControlSize);
+
+inline constexpr unsigned inode_hash(uint64_t ino) { return static_cast<unsigned>(ino * 0x9e3779b97f4a7c15 >> 50) % kInodes; }
+inline constexpr uint32_t name_hash(const char* name, unsigned length) {  // FNV-1a
+  uint32_t h = 0x811c9dc5;
+  for (unsigned i = 0; i < length; ++i) h = (h ^ static_cast<unsigned char>(name[i])) * 0x01000193;
+  return h;
+}
 
 // Two names a call, 7 bits each: argument index + 1 of the directory (0: the working directory) in bits 0
 // to 2, of the path in bits 3 to 5 (0: no such name), bit 6: a final symbolic link is followed.
@@ -211,8 +233,14 @@ enum RecordKind : uint32_t {
   kPad = 1,        // to the ring's end
   kWrite = 2,      // file, offset, bytes; content follows unless kRecordRange
   kSync = 3,       // file; `size` is the ring position at the call's entry, `offset` Control::learned then
+  // Those that follow are whole from the moment they are published; `bytes` of content, which begins with:
+  kCreate = 4,     // file: the directory. NameChange, name: made, or (kRecordExisted) truncated
+  kUnlink = 5,     // file: the directory. NameChange, name
+  kRename = 6,     // file: the directory. NameChange, name, new name
+  kResize = 7,     // file; `offset` is its new size
+  kAttributes = 8, // file; Attributes
 };
-enum RecordFlags : uint32_t { kRecordRange = 1, kRecordDurable = 2, kRecordDataOnly = 4 };
+enum RecordFlags : uint32_t { kRecordRange = 1, kRecordDurable = 2, kRecordDataOnly = 4, kRecordExisted = 8 };
 struct Record {
   uint32_t state;
   uint32_t length;   // with header, a multiple of kRecordAlign
@@ -227,7 +255,29 @@ struct Record {
   uint64_t pad;
 };
 static_assert(sizeof(Record) == 64);
+struct NameChange {
+  uint64_t ino;              // what has the name, or had it
+  uint32_t mode, links;      // ... before the call; of what was created: after it
+  uint32_t uid, gid;
+  uint32_t file, description;  // 1 + index that the stub has given to what it created; 0: none
+  uint64_t replaced_ino;     // kRename: what the new name stood for before; replaced_mode 0: nothing
+  uint32_t replaced_mode, replaced_links;
+  uint16_t name, second;     // lengths
+  uint32_t description_flags;
+};
+static_assert(sizeof(NameChange) == 56);
+enum AttributeKind : uint32_t { kChangedMode = 1, kChangedOwner = 2, kChangedTimes = 4 };
+struct Attributes {
+  uint32_t what, mode, uid, gid;
+  int64_t atime_sec, mtime_sec;
+  uint32_t atime_nsec, mtime_nsec;
+};
+static_assert(sizeof(Attributes) == 40);
+inline constexpr unsigned kLongestName = 255;
 inline constexpr uint32_t kRecordAlign = 64;
+inline constexpr uint64_t record_length(uint64_t content) {
+  return (sizeof(Record) + content + kRecordAlign - 1) & ~uint64_t{kRecordAlign - 1};
+}
 inline constexpr uint64_t kLargestWrite = kRingSize / 4;  // content; larger ones are the supervisor's
 
 // ---- the head of the code: what the supervisor must know of it; offsets are from kCode

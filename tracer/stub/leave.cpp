@@ -1,5 +1,7 @@
 #include "tracer/stub/leave.h"
 
+#include <errno.h>
+
 namespace supervise::stub {
 namespace {
 
@@ -69,6 +71,11 @@ Was leave(user_regs_struct& r, const Area& a, const CodeHead& h, std::uint64_t w
   }
   if (at == h.traced_entry + 2 || at == h.traced_result + 2) {
     restore_kept(r, a);
+    if (at == h.traced_result + 2 && static_cast<std::int64_t>(r.rax) == -ENOSYS) {  // nobody was there to be told
+      restore_args(r, a);
+      return made(r, *site, a.rax, static_cast<std::uint64_t>(a.result), false,
+                  a.stage == kExecuted ? Was::Untold : Was::Made);
+    }
     return made(r, *site, a.rax, r.rax, true, Was::Made);
   }
   if (within(h.traced_back, h.traced_recorded)) {

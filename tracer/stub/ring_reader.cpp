@@ -39,9 +39,33 @@ const char* wrong(const Record& r, std::uint64_t at, std::uint64_t head) {
         return "its length is not its content's";
       break;
     }
+    case kResize:
+      if (r.bytes != 0 || r.length != sizeof(Record)) return "its length is no resize's";
+      if (r.offset > kLargestOffset) return "no file has that size";
+      break;
+    case kAttributes:
+      if (r.bytes != sizeof(Attributes) || r.length != record_length(r.bytes)) return "its length is none of attributes";
+      break;
+    case kCreate:
+    case kUnlink:
+    case kRename:
+      if (r.bytes <= sizeof(NameChange) || r.bytes > sizeof(NameChange) + 2 * kLongestName || r.length != record_length(r.bytes))
+        return "its length is none of names";
+      break;
     default: return "its kind is none";
   }
   return r.file < kFiles ? nullptr : "its file is none";
+}
+
+Status check_names(const SeenRecord& r) {
+  NameChange change;
+  memcpy(&change, r.content.data(), sizeof change);
+  const std::size_t names = r.content.size() - sizeof change;
+  const bool two = r.head.kind == kRename;
+  if (change.name == 0 || (change.second != 0) != two || std::size_t{change.name} + change.second != names ||
+      change.file > kFiles || change.description > kDescriptions)
+    return plain_error(fmt::format("the journal's ring is broken: the change of names at {} makes no sense", r.head.position));
+  return {};
 }
 
 }  // namespace
@@ -94,6 +118,10 @@ Status RingReader::look(const std::function<bool(pid_t)>& alive, Look& seen) {
       } else {
         r.torn = true;
       }
+    }
+    if (r.head.kind > kSync) {
+      r.content = {reinterpret_cast<const std::byte*>(record + 1), static_cast<std::size_t>(r.head.bytes)};
+      if (r.head.kind >= kCreate && r.head.kind <= kRename) RETURN_IF_ERROR(check_names(r));
     }
     seen.records.push_back(r);  // without content, all of it is there from the moment it is published
     return {};

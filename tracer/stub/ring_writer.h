@@ -97,15 +97,40 @@ inline Record* record_at(char* ring, uint64_t position) {
 
 inline char* content_of(Record* record) { return reinterpret_cast<char*>(record + 1); }
 
-inline constexpr uint64_t record_length(uint64_t content) {
-  return (sizeof(Record) + content + kRecordAlign - 1) & ~uint64_t{kRecordAlign - 1};
+// ---- files by inode. Of several with one number, which came one after the other, the latest.
+[[gnu::noinline]] inline uint32_t find_inode(const Control* c, uint64_t ino, unsigned path) {  // 1 + index; 0: none
+  for (unsigned i = inode_hash(ino), n = 0; n < kInodes; ++n, i = (i + 1) % kInodes) {
+    const uint16_t at = __atomic_load_n(&c->inodes[i], __ATOMIC_ACQUIRE);
+    if (at == 0 || at > kFiles) return 0;
+    if (c->files[at - 1].ino == ino && c->files[at - 1].path == path) return at;
+  }
+  return 0;
 }
+
+inline void remember_inode(Control* c, uint32_t file) {
+  const File& f = c->files[file];
+  const auto mine = static_cast<uint16_t>(file + 1);
+  for (unsigned i = inode_hash(f.ino), n = 0; n < kInodes; ++n, i = (i + 1) % kInodes) {
+    uint16_t at = __atomic_load_n(&c->inodes[i], __ATOMIC_ACQUIRE);
+    do {
+      if (at != 0 && (at > kFiles || c->files[at - 1].ino != f.ino || c->files[at - 1].path != f.path)) break;
+      if (__atomic_compare_exchange_n(&c->inodes[i], &at, mine, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return;
+    } while (true);
+  }
+}
+
+struct Part {  // of a content that is there at once
+  const void* at;
+  uint64_t size;
+};
+inline constexpr unsigned kParts = 3;
 
 // Space for a record with `content` bytes (kLargestWrite at most) behind its header, published as kReserved.
 // Null: the ring is full. `half`: with this one the supervisor should take what is there, and nobody has told
-// it yet.
+// it yet. With `parts` (kParts; the content) it is whole as soon as it is published.
 template <class Env>
-Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, uint64_t content, bool* half) {
+Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, uint64_t content, bool* half,
+                const Part* parts = nullptr) {
   const uint64_t length = record_length(content);
   show(&a->ring_pos, kNowhere);
   show(&a->ring_held, static_cast<uint32_t>(length));
@@ -141,6 +166,12 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
   record->bytes = like.bytes;
   record->size = like.size;
   record->position = head;
+  if (parts) {
+    char* to = content_of(record);
+    for (unsigned i = 0; i < kParts; to += parts[i++].size)
+      copy_bytes(to, static_cast<const char*>(parts[i].at), parts[i].size);
+    record->state = kCommitted;
+  }
   show(&a->ring_pos, head);
   show(&c->head, head + length);
   if (head + length - tail > c->want_at && !c->ring_wanted) {
@@ -194,6 +225,34 @@ bool append_sync(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint6
   like.offset = a->learned;
   like.size = entered;
   Record* record = reserve(c, ring, a, env, like, 0, half);
+  if (!record) return false;
+  commit(a, record);
+  return true;
+}
+
+// A change of names in the directory `file`, or of the attributes of `file`. False: the ring is full.
+template <class Env>
+bool append_change(Control* c, char* ring, Area* a, Env& env, RecordKind kind, unsigned flags, uint32_t file,
+                   const Part (&parts)[kParts], bool* half) {
+  Record like{};
+  like.kind = static_cast<uint16_t>(kind);
+  like.flags = static_cast<uint16_t>(flags);
+  like.file = file;
+  for (const Part& p : parts) like.bytes += p.size;
+  Record* record = reserve(c, ring, a, env, like, like.bytes, half, parts);
+  if (!record) return false;
+  commit(a, record);
+  return true;
+}
+
+template <class Env>
+bool append_resize(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint64_t size, bool* half) {
+  const Part parts[kParts] = {};
+  Record like{};
+  like.kind = kResize;
+  like.file = file;
+  like.offset = size;
+  Record* record = reserve(c, ring, a, env, like, 0, half, parts);
   if (!record) return false;
   commit(a, record);
   return true;

@@ -284,11 +284,12 @@ Status Stub::put_patch(MemoryWriter& out, Space& space, std::uint64_t site, cons
   const Site entry = to_site(plan, site, slot);
   RETURN_IF_ERROR(out.put(slot, encode_slot(plan, site, slot)));
   RETURN_IF_ERROR(out.put(space.at(kProcess) + sizeof(Process) + space.sites.size() * sizeof(Site), entry));
-  const auto bytes = encode_patch(plan, site, slot);
-  RETURN_IF_ERROR(out.write(site - plan.patched_at, std::as_bytes(std::span(bytes))));
   space.add_site(entry, slot + slow_offset(plan));
+  // Whoever takes over from us must know each patch.
+  RETURN_IF_ERROR(out.put(space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
   ++figures.patched;
-  return out.put(space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size()));
+  const auto bytes = encode_patch(plan, site, slot);
+  return out.write(site - plan.patched_at, std::as_bytes(std::span(bytes)));
 }
 
 void Stub::pages_for(const std::vector<Known>& sites, const Space& space, BootMap (&maps)[kBootMaps + 1]) {

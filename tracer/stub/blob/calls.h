@@ -19,14 +19,15 @@ int stub_main(Area*);
 }
 
 namespace nr {
-enum : long { read = 0, write = 1, open = 2, lseek = 8, mmap = 9, pread64 = 17, pwrite64 = 18, readv = 19, writev = 20,
-  dup = 32, dup2 = 33, sendfile = 40, fcntl = 72, fsync = 74, fdatasync = 75, creat = 85, futex = 202, splice = 275,
-  tee = 276, openat = 257, dup3 = 292, preadv = 295, pwritev = 296, copy_file_range = 326, preadv2 = 327,
+enum : long { read = 0, write = 1, open = 2, lseek = 8, mmap = 9, ioctl = 16, pread64 = 17, pwrite64 = 18, readv = 19, writev = 20,
+  dup = 32, dup2 = 33, sendfile = 40, fcntl = 72, fsync = 74, fdatasync = 75, ftruncate = 77, rename = 82, creat = 85, fchmod = 91, fchown = 93, futex = 202, splice = 275,
+  tee = 276, openat = 257, unlinkat = 263, renameat = 264, utimensat = 280, dup3 = 292, preadv = 295, pwritev = 296, copy_file_range = 326, renameat2 = 316, preadv2 = 327,
   pwritev2 = 328, statx = 332 };
 }
 
 inline constexpr int kAtFdcwd = -100;
-inline constexpr long kEnoent = -2, kEbadf = -9;
+inline constexpr unsigned long kFiClone = 0x40049409;  // FICLONE
+inline constexpr long kEnoent = -2, kEbadf = -9, kEfault = -14;
 inline constexpr unsigned kSymlinkNofollow = 0x100, kEmptyPath = 0x1000, kDontSync = 0x4000;
 
 inline Control* control() { return reinterpret_cast<Control*>(stub_control); }
@@ -104,7 +105,7 @@ inline long stat_at(int dirfd, const char* path, unsigned flags, unsigned mask, 
              reinterpret_cast<long>(&sx));
 }
 
-inline Place place_of_fd(int fd, const Control* c) {
+[[gnu::noinline]] inline Place place_of_fd(int fd, const Control* c) {
   struct statx sx;
   const long r = stat_at(fd, "", kEmptyPath, STATX_TYPE | STATX_MNT_ID, sx);
   if (r == 0) return place_of(sx, c);
@@ -114,7 +115,7 @@ inline Place place_of_fd(int fd, const Control* c) {
 }
 
 // Of what a call by name would change: the file, or the directory that the name would be in.
-inline Place place_of_name(int dirfd, const char* path, bool follow, const Control* c) {
+[[gnu::noinline]] inline Place place_of_name(int dirfd, const char* path, bool follow, const Control* c) {
   struct statx sx;
   if (!path) return place_of_fd(dirfd, c);
   long r = stat_at(dirfd, path, follow ? 0 : kSymlinkNofollow, STATX_TYPE | STATX_MNT_ID, sx);

@@ -28,7 +28,7 @@ stub_head:
   .quad 0x6275747365707573
 stub_area_tag:
   .quad 0
-  .long 1
+  .long 2
   .long stub_end - stub_head
   .long stub_enter - stub_head
   .long stub_entered - stub_head

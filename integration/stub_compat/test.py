@@ -1,0 +1,53 @@
+"""Programs of several kinds (dynamic, static, at fixed addresses, of another C library) make their calls in
+process, with the output and the exit status that they have natively. And the journal knows all that is written."""
+
+import re
+
+import harness
+from compat_support import MODES, WORK, Problems, difference, once
+from stub_support import OUTSIDE, figures, run_told
+
+KINDS = ("stub_mini", "stub_mini_static", "stub_mini_static_pie", "stub_mini_no_pie", "stub_mini_musl")
+ROUNDS = 400
+
+
+def kinds(t, host, problems):
+    for name in KINDS:
+        guest = t.guest_path(name)
+        if not guest.exists():
+            t.say(f"SKIP {name}: it is not built here (musl-tools)")
+            continue
+        native = once(t, host, [guest, WORK])
+        problems.attempt(t.equal, native.status, 0, f"{name} natively\n{native.text()[-1000:]}")
+        for mode in MODES:
+            for stub in ("off", "on"):
+                other = once(t, host, [guest, WORK], mode, seconds=120, options=[f"--stub={stub}"])
+                lines = difference(native, other, f"{mode}, --stub={stub}")
+                problems.attempt(t.check, not lines, f"{name} as natively: {mode}, --stub={stub}\n" + "\n".join(lines[:40]))
+        # A machine that can't make calls in process fails here, and says why.
+        seen = figures(t, host, MODES["path"], [guest, WORK], seconds=120)
+        problems.attempt(t.check, seen["calls"] > 2000 and seen["records"] > 500 and seen["unpatchable"] == 0,
+                         f"{name} made its calls in process: {seen}")
+
+
+def rotation(t, host, problems):
+    """What the journal holds at the end is told when it is made durable."""
+    for stub in ("off", "on"):
+        for attempt in range(1 if stub == "off" else 5):
+            got, log = run_told(t, host, [*MODES["path"], f"--stub={stub}"],
+                                [t.guest_path("stub_rotate"), WORK, OUTSIDE, ROUNDS], seconds=200)
+            problems.attempt(t.equal, got.status, 0, f"rotation, --stub={stub}\n{got.stdout[-1000:]}")
+            told = re.search(r"journal\.synced: (\d+) bytes of (\d+) files", log)
+            problems.attempt(t.equal, told and told.groups(), (str(ROUNDS * 24), str(ROUNDS)),
+                             f"the journal has all records of a rotated file (--stub={stub}, {attempt + 1})")
+
+
+def main(t):
+    host = t.host("compat")
+    problems = Problems(t)
+    problems.attempt(kinds, t, host, problems)
+    problems.attempt(rotation, t, host, problems)
+    problems.finish()
+
+
+harness.run(main)

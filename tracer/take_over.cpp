@@ -1,0 +1,143 @@
+// After another tracer's death (tracer.h, take_over): what only its notes tell, vforks that were open, and
+// results that nobody has looked at.
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <sstream>
+
+#include "supervisor/base/errno_class.h"
+#include "tracer/inject.h"
+#include "tracer/proc_info.h"
+#include "tracer/stub/stub.h"
+#include "tracer/tracer.h"
+
+namespace supervise {
+
+using ptrace_raw::Regs;
+
+namespace {
+
+constexpr std::size_t kScratchSize = 64 << 10;  // Injector's
+
+// The call that a sleeping thread is in; -1: none, or it can't be told.
+long sleeps_in(pid_t tid) {
+  auto text = read_proc_file(fmt::format("/proc/{}/syscall", tid));
+  if (!text) return -1;
+  char* end = nullptr;
+  const long nr = strtol(text->c_str(), &end, 10);
+  return end == text->c_str() ? -1 : nr;
+}
+
+}  // namespace
+
+// A parent that sleeps until its vfork child lets go of its memory can't be stopped, and runs nothing.
+bool Tracer::finds_vfork(Task& task) {
+  if (task_state(task.tid) != 'D') return false;
+  const long nr = sleeps_in(task.tid);
+  if (nr != SYS_vfork && nr != SYS_clone && nr != SYS_clone3) return false;
+  auto text = read_proc_file(fmt::format("/proc/{0}/task/{1}/children", task.tgid, task.tid));
+  if (!text) return false;
+  std::istringstream children(*text);
+  for (pid_t pid; children >> pid;) {
+    Task* child = find(pid);
+    // kcmp(2): 0 is "the same".
+    if (!child || child->state != RunState::Stopped || syscall(SYS_kcmp, task.tid, pid, KCMP_VM, 0, 0) != 0) continue;
+    child->vfork_child = true;
+    child->vfork_parent = task.tid;
+    task.vfork_waiting = true;
+    return true;
+  }
+  return false;
+}
+
+// The children run on under us until their exec or end.
+Status Tracer::finish_vforks(Deadline deadline) {
+  std::vector<pid_t> children;
+  for (auto& [tid, task] : tasks_)
+    if (task.vfork_child) children.push_back(tid);
+  if (children.empty()) return {};
+  for (pid_t tid : children) {
+    Task& child = tasks_.at(tid);
+    child.app_stopped = false;
+    kill(tid, SIGCONT);
+    go_on(child);
+  }
+  for (;;) {
+    bool open = false;
+    for (auto& [tid, task] : tasks_)
+      open |= task.vfork_child || task.vfork_waiting || task.state != RunState::Stopped || !task.clean;
+    if (!open) return {};
+    if (!wait_and_handle(deadline) && deadline.passed()) return errno_error(ETIMEDOUT, describe_stuck());
+  }
+}
+
+void Tracer::put_injected_back(const TracerNotes& notes) {
+  for (const auto& note : notes.injections) {
+    const int state = note.state;
+    Task* task = find(note.tid);
+    if ((state != TracerNotes::AtEntry && state != TracerNotes::Active) || !task) continue;
+    if (state == TracerNotes::AtEntry) {
+      // Nothing was changed yet: its own call was made.
+      auto regs = ptrace_raw::get_regs(note.tid);
+      if (!regs || in_call(*regs)) continue;
+    }
+    ptrace_raw::set_regs(note.tid, note.regs).ignore();
+    ptrace_raw::set_sigmask(note.tid, note.sigmask).ignore();
+    task->injected = true;
+  }
+}
+
+Status Tracer::take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline) {
+  std::set<pid_t> stopped;
+  for (const auto& pid : notes.stopped)
+    if (pid != 0) stopped.insert(pid);
+  RETURN_IF_ERROR(adopt(roots, stopped, deadline, [&] {
+    put_injected_back(notes);
+    finish_vforks(deadline).ignore();  // one that goes on longer is held at its exec
+  }));
+  for (const auto& note : notes.injections) {
+    const int state = note.state;
+    const std::uint64_t scratch = note.scratch;
+    Task* task = find(note.tid);
+    if ((state != TracerNotes::AtEntry && state != TracerNotes::Active) || !scratch || !task) continue;
+    auto in = Injector::open(*this, *task, deadline);
+    if (in) in->call(SYS_munmap, {scratch, kScratchSize, 0, 0, 0, 0}).value_or(0);
+  }
+  return {};
+}
+
+// Each thread stands behind the call that it was in, which was made without anybody looking at what came.
+// ENOSYS: the filter wanted a tracer, and there was none; no kernel that has our filter lacks these calls.
+void Tracer::tell_results() {
+  std::vector<pid_t> ids;
+  for (auto& [tid, task] : tasks_) ids.push_back(tid);
+  for (pid_t tid : ids) {
+    Task* task = find(tid);
+    if (!task || task->state != RunState::Stopped || !task->clean) continue;
+    auto regs = ptrace_raw::get_regs(tid);
+    if (!regs || !in_call(*regs) || regs->cs != 0x33) continue;
+    const long result = static_cast<long>(regs->rax);
+    if (result >= 0 || is_restart_code(result) || result == -EINTR || result < -4095) continue;
+    Call call;
+    call.nr = static_cast<int>(regs->orig_rax);
+    call.args = args_of(*regs);
+    call.row = find_syscall(call.nr);
+    if (!call.row) continue;
+    if (result == -ENOSYS) {
+      if (call.row->io != IoClass::Refuse) rewind(*task, *regs);
+      continue;
+    }
+    const Regs before = *regs;
+    task->call = call;
+    const ExitAction action = policy_.on_result(*task, result, *regs, StubNote());
+    task->call.reset();
+    if (action == ExitAction::Again || action == ExitAction::AgainHeld) rewind_call(*regs);
+    if (action != ExitAction::Continue || regs->rax != before.rax) ptrace_raw::set_regs(tid, *regs).ignore();
+    task->held = action == ExitAction::AgainHeld || action == ExitAction::ContinueHeld;
+  }
+}
+
+}  // namespace supervise
