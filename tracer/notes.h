@@ -17,6 +17,7 @@ struct TracerNotes {
     Claimed,
     AtEntry,  // at the entry of its call, which is either made, or lies before it as `regs` say
     Active,   // these are its registers, whatever it has now
+    Starting, // the same, and its code at their rip may be ours (tracer/stub/start.h)
   };
   struct Injection {
     std::atomic<int> state;
@@ -27,6 +28,19 @@ struct TracerNotes {
   };
   static constexpr int kInjections = 24, kStopped = 256;
   Injection injections[kInjections];
+  // Nothing: all are taken.
+  Injection* claim(pid_t tid, const user_regs_struct& regs, std::uint64_t sigmask) {
+    for (auto& at : injections) {
+      int free = Free;
+      if (!at.state.compare_exchange_strong(free, Claimed)) continue;
+      at.tid = tid;
+      at.regs = regs;
+      at.sigmask = sigmask;
+      at.scratch = 0;
+      return &at;
+    }
+    return nullptr;
+  }
   std::atomic<pid_t> stopped[kStopped];  // processes that the application itself has stopped
 
   void note_stopped(pid_t pid) {

@@ -50,6 +50,11 @@ bool Tracer::start_program(Task& task) {
   auto mask = ptrace_raw::get_sigmask(task.tid);
   if (!mask) return false;
   auto start = std::make_shared<stub::Start>(*stub_, task.tid, *task.space, *regs, *mask);
+  if (notes_) {
+    auto* note = notes_->claim(task.tid, *regs, *mask);
+    if (!note) return false;
+    start->note(note);
+  }
   if (!start->prepare(*known) || !ptrace_raw::set_sigmask(task.tid, ~0ull)) return false;
   task.start = std::move(start);
   const pid_t tid = task.tid;
@@ -128,6 +133,13 @@ Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stu
   const std::uint64_t stop = space.at(stub::kCode) + stub::code_head().maps_stop;
   ASSIGN_OR_RETURN(const std::uint64_t mask, ptrace_raw::get_sigmask(tid));
   RETURN_IF_ERROR(write_exact(tid, table, std::as_bytes(std::span(maps))));
+  Regs again = regs;
+  rewind_call(again);
+  // For whoever takes it over should we die.
+  auto* note = notes_ ? notes_->claim(tid, again, mask) : nullptr;
+  const auto forget = [](TracerNotes::Injection* at) { at->state = TracerNotes::Free; };
+  const std::unique_ptr<TracerNotes::Injection, decltype(forget)> noted(note, forget);
+  if (note) note->state = TracerNotes::Active;
   RETURN_IF_ERROR(ptrace_raw::set_sigmask(tid, ~0ull));
   Regs there = regs;
   skip_call(there, 0);
@@ -163,8 +175,10 @@ Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stu
     ptrace_raw::interrupt(tid).ignore();
     task.interrupted = true;
   }
+  const Status read = read_exact(tid, table, std::as_writable_bytes(std::span(maps)));
+  ptrace_raw::set_regs(tid, again).ignore();
   ptrace_raw::set_sigmask(tid, mask).ignore();
-  return read_exact(tid, table, std::as_writable_bytes(std::span(maps)));
+  return read;
 }
 
 // A program with a copy of the control block that writes much to storage paths: it makes the call at hand again.

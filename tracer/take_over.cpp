@@ -12,6 +12,7 @@
 #include "tracer/inject.h"
 #include "tracer/proc_info.h"
 #include "tracer/stub/stub.h"
+#include "tracer/stub/start.h"
 #include "tracer/tracer.h"
 
 namespace supervise {
@@ -78,7 +79,8 @@ void Tracer::put_injected_back(const TracerNotes& notes) {
   for (const auto& note : notes.injections) {
     const int state = note.state;
     Task* task = find(note.tid);
-    if ((state != TracerNotes::AtEntry && state != TracerNotes::Active) || !task) continue;
+    if ((state != TracerNotes::AtEntry && state != TracerNotes::Active && state != TracerNotes::Starting) || !task) continue;
+    if (state == TracerNotes::Starting) stub::Start::undo(note.tid, note.regs);
     if (state == TracerNotes::AtEntry) {
       // Nothing was changed yet: its own call was made.
       auto regs = ptrace_raw::get_regs(note.tid);

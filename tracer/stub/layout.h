@@ -310,6 +310,10 @@ struct BootMap {
   uint32_t prot, flags;
   int64_t result;
 };
-static_assert(sizeof(BootMap) == 32 && (kBootMaps + 1) * sizeof(BootMap) < kBootTable);
+struct BootTable {
+  BootMap maps[kBootMaps + 1];
+  uint8_t code[128];       // of a program, where our code is
+};
+static_assert(sizeof(BootMap) == 32 && sizeof(BootTable) < kBootTable);
 
 }  // namespace supervise::stub

@@ -2,6 +2,10 @@
 
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
 
 #include "tracer/stub/code.h"
 
@@ -26,6 +30,23 @@ ptrace_raw::Regs Start::begin() const {
   return regs;
 }
 
+Start::~Start() {
+  if (note_ && owner_ == getpid()) note_->state = TracerNotes::Free;  // a copy of us has none
+}
+
+void Start::note(TracerNotes::Injection* note) {
+  note_ = note;
+  note_->regs = begin();
+  note_->state = TracerNotes::Starting;
+}
+
+void Start::undo(pid_t tid, const ptrace_raw::Regs& begin) {
+  auto table = read_value<BootTable>(tid, table_at(begin));
+  std::vector<std::byte> code(first_code().size());
+  if (!table || !read_exact(tid, begin.rip, code) || !std::ranges::equal(code, first_code())) return;
+  write_exact(tid, begin.rip, std::as_bytes(std::span(table->code)).first(code.size())).ignore();
+}
+
 bool Start::prepare(const KnownCode::Start& known) {
   for (const auto& [offset, site] : known.segment->sites)
     if (site.at_start) chosen_.push_back({known.base + offset, site.nr, site.code});
@@ -47,22 +68,24 @@ bool Start::prepare(const KnownCode::Start& known) {
   for (std::size_t i = 0; i < chosen_.size(); ++i)
     if (code[i] != chosen_[i].code) return false;
 
-  maps_[0] = {kTheWindow + kAreas, kControl + kSharedSize - kAreas, PROT_READ | PROT_WRITE, kExactly, 0};
-  maps_[1] = {kTheWindow + kCode, kWholeCode, PROT_READ | PROT_EXEC, kExactly, 0};
-  Stub::pages_for(chosen_, space_, maps_);
-  return write_exact(tid_, table_at(begin_), std::as_bytes(std::span(maps_))).ok() &&
+  table_.maps[0] = {kTheWindow + kAreas, kControl + kSharedSize - kAreas, PROT_READ | PROT_WRITE, kExactly, 0};
+  table_.maps[1] = {kTheWindow + kCode, kWholeCode, PROT_READ | PROT_EXEC, kExactly, 0};
+  Stub::pages_for(chosen_, space_, table_.maps);
+  if (original_.size() > sizeof table_.code) return false;
+  memcpy(table_.code, original_.data(), original_.size());
+  return write_exact(tid_, table_at(begin_), std::as_bytes(std::span(&table_, 1))).ok() &&
          out_.write(begin_.rip, first_code()).ok();
 }
 
 Status Start::fill() {
   RETURN_IF_ERROR(out_.write(begin_.rip, original_));
-  RETURN_IF_ERROR(read_exact(tid_, table_at(begin_), std::as_writable_bytes(std::span(maps_))));
+  RETURN_IF_ERROR(read_exact(tid_, table_at(begin_), std::as_writable_bytes(std::span(&table_, 1))));
   for (unsigned i = 0; i < kArenaMaps; ++i)
-    if (maps_[i].result != static_cast<std::int64_t>(maps_[i].address)) return plain_error("the stub's place is taken");
+    if (table_.maps[i].result != static_cast<std::int64_t>(table_.maps[i].address)) return plain_error("the stub's place is taken");
   space_.window = kTheWindow;
   RETURN_IF_ERROR(stub_.fill(out_, space_));
   RETURN_IF_ERROR(stub_.copy_control(tid_, space_));
-  RETURN_IF_ERROR(stub_.patch_known(tid_, space_, chosen_, maps_));
+  RETURN_IF_ERROR(stub_.patch_known(tid_, space_, chosen_, table_.maps));
   space_.installed = space_.started = space_.light = true;
   ++stub_.figures.spaces;
   ++stub_.figures.started;

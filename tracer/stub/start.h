@@ -2,8 +2,11 @@
 // the mappings and stops, and they are filled. The tracer runs the thread from one to the other.
 #pragma once
 
+#include <unistd.h>
+
 #include <vector>
 
+#include "tracer/notes.h"
 #include "tracer/ptrace_raw.h"
 #include "tracer/stub/code.h"
 #include "tracer/stub/stub.h"
@@ -15,6 +18,13 @@ class Start {
   // The thread is at the stop of its exec; `regs` are the program's first ones.
   Start(Stub& stub, pid_t tid, Space& space, const ptrace_raw::Regs& regs, std::uint64_t signals)
       : mask(signals), stub_(stub), tid_(tid), space_(space), begin_(regs), out_(tid) {}
+  ~Start();
+  Start(const Start&) = delete;
+
+  // For whoever takes the thread over should we die; until it ends.
+  void note(TracerNotes::Injection* note);
+  // The same, there: `begin` are the registers in the note.
+  static void undo(pid_t tid, const ptrace_raw::Regs& begin);
 
   // False: its code is not what is known, and nothing was changed.
   bool prepare(const KnownCode::Start& known);
@@ -36,7 +46,9 @@ class Start {
   MemoryWriter out_;
   std::vector<std::byte> original_;
   std::vector<Known> chosen_;
-  BootMap maps_[kBootMaps + 1] = {};
+  BootTable table_{};
+  TracerNotes::Injection* note_ = nullptr;
+  pid_t owner_ = getpid();
 };
 
 }  // namespace supervise::stub
