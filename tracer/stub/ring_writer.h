@@ -182,8 +182,10 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
   return record;
 }
 
+// The call is told with it: whoever takes the thread out behind this must not tell it again.
 inline void commit(Area* a, Record* record) {
   show(&record->state, uint32_t{kCommitted});
+  show(&a->stage, uint32_t{kDone});
   show(&a->ring_held, 0u);
 }
 
