@@ -97,6 +97,12 @@ Result<siginfo_t> get_siginfo(pid_t tid) {
   return info;
 }
 
+Status set_siginfo(pid_t tid, const siginfo_t& info) {
+  if (call(PTRACE_SETSIGINFO, tid, 0, const_cast<siginfo_t*>(&info)) != 0)
+    return errno_error(fmt::format("PTRACE_SETSIGINFO of thread {}", tid));
+  return {};
+}
+
 Result<std::uint64_t> get_sigmask(pid_t tid) {
   std::uint64_t mask = 0;
   if (call(PTRACE_GETSIGMASK, tid, sizeof mask, &mask) != 0)
