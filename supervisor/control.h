@@ -67,6 +67,7 @@ class ControlServer {
   void tidy();
   std::string path_;
   UniqueFd lock_, listener_, epoll_, timer_;
+  bool timer_runs_ = false;
   std::uint64_t last_tag_ = 15;
   std::uint64_t dev_ = 0, ino_ = 0;  // of the socket file that we made
   std::list<std::shared_ptr<ControlReply::Connection>> connections_;

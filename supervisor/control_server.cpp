@@ -285,8 +285,10 @@ void ControlServer::tidy() {
     if (!waits_for_us && Clock::now() - connection->since > kStall) connection->close();
     return !connection->fd.valid();
   });
+  if (connections_.empty() && !timer_runs_) return;
+  timer_runs_ = !connections_.empty();
   itimerspec timer{};
-  if (!connections_.empty()) timer.it_value.tv_sec = timer.it_interval.tv_sec = 5;
+  if (timer_runs_) timer.it_value.tv_sec = timer.it_interval.tv_sec = 5;
   ::timerfd_settime(timer_.get(), 0, &timer, nullptr);
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tracer/stub/ring_writer.h"
+
 namespace supervise {
 
 using stub::Record;
@@ -246,20 +248,28 @@ std::optional<unsigned> RingJournal::register_file(const StoragePath& path, std:
     file = {};
     file.ino = ino;
     file.path = static_cast<std::uint16_t>(path.slot);
+    stub::remember_inode(&control_, index);
   }
   Entry& e = files_[index];
   if (e.name != name || e.deleted != deleted || name.empty()) set_name(index, name, deleted);
+  else show_name(index);
   resized(path, ino, size);
   return index;
 }
 
 std::optional<unsigned> RingJournal::describe(unsigned file, std::uint8_t flags) {
   if (file >= files_.size() || !files_[file].path) return std::nullopt;
-  if (auto it = descriptions_.find({file, flags}); it != descriptions_.end()) return it->second;
+  const stub::Description wanted{static_cast<std::uint16_t>(file), static_cast<std::uint8_t>(files_[file].path->slot), flags};
+  std::uint16_t& known = control_.files[file].described[flags & 3];
+  if (const unsigned id = __atomic_load_n(&known, __ATOMIC_ACQUIRE); id > 0 && id <= stub::kDescriptions) {
+    const stub::Description& d = control_.descriptions[id - 1];
+    if (d.file == wanted.file && d.path == wanted.path && d.flags == wanted.flags) return id - 1;
+  }
   const unsigned id = __atomic_fetch_add(&control_.descriptions_used, 1, __ATOMIC_ACQ_REL);
   if (id >= stub::kDescriptions) return std::nullopt;
-  control_.descriptions[id] = {static_cast<std::uint16_t>(file), static_cast<std::uint8_t>(files_[file].path->slot), flags};
-  return descriptions_[{file, flags}] = id;
+  control_.descriptions[id] = wanted;
+  __atomic_store_n(&known, static_cast<std::uint16_t>(id + 1), __ATOMIC_RELEASE);
+  return id;
 }
 
 void RingJournal::resized(const StoragePath& path, std::uint64_t ino, std::uint64_t size) {
@@ -277,6 +287,7 @@ void RingJournal::rekeyed(const StoragePath& path, std::uint64_t from, std::uint
   }
   files_[node.mapped()].ino = to;
   control_.files[node.mapped()].ino = to;
+  stub::remember_inode(&control_, node.mapped());
   by_inode_.insert_or_assign({path.slot, to}, node.mapped());
 }
 
@@ -303,12 +314,11 @@ void RingJournal::unlock_all(std::uint32_t tid) {
 void RingJournal::reset() {
   files_.clear();
   by_inode_.clear();
-  descriptions_.clear();
   locked_.clear();
   left_.clear();
   for (PathState& state : path_states_) state.by_name.clear();
   wants_reset_ = false;
-  for (std::uint16_t& at : control_.dirs) __atomic_store_n(&at, 0, __ATOMIC_RELEASE);
+  for (std::uint16_t& at : control_.inodes) __atomic_store_n(&at, 0, __ATOMIC_RELEASE);
   control_.files_used = control_.descriptions_used = 0;
   reader_.reset();
   __atomic_add_fetch(&control_.fd_epoch, 1, __ATOMIC_ACQ_REL);

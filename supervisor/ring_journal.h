@@ -127,6 +127,7 @@ class RingJournal {
   void apply_attributes(const stub::SeenRecord& record, Entry& entry);
   void spoil_runs(const stub::SeenRecord& record);
   void note_made();
+  void show_name(unsigned file);
   void end_directory(unsigned index);
   Entry* take_entry(unsigned index, const StoragePath& path, std::uint64_t ino);
   void apply_write(std::size_t index, const stub::SeenRecord& record, Entry& entry);
@@ -144,7 +145,6 @@ class RingJournal {
   std::vector<Entry> files_;
   std::vector<PathState> path_states_;                                  // by path slot
   std::map<std::pair<std::size_t, std::uint64_t>, unsigned> by_inode_;  // path slot, inode
-  std::map<std::pair<unsigned, std::uint8_t>, unsigned> descriptions_;
   std::map<std::uint32_t, std::vector<unsigned>> locked_;               // by tid
   std::vector<LeftRecord> left_;
   std::vector<Way> ways_;                                               // of the look's records

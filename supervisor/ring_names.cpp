@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "supervisor/ring_journal.h"
+#include "tracer/stub/ring_writer.h"
 
 namespace supervise {
 
@@ -57,6 +58,24 @@ void RingJournal::set_name(unsigned file, std::string name, bool deleted) {
   e.name = std::move(name);
   e.deleted = deleted;
   if (!deleted) by_name.emplace(e.name, file);
+  show_name(file);
+}
+
+// For the stub, which knows a file that it opens by directory and name.
+void RingJournal::show_name(unsigned file) {
+  const Entry& e = files_[file];
+  if (e.directory) return;
+  stub::File& shown = control_.files[file];
+  __atomic_fetch_and(&shown.flags, static_cast<std::uint16_t>(~unsigned{stub::kNamed}), __ATOMIC_ACQ_REL);
+  if (e.deleted || e.name.empty()) return;
+  const auto slash = e.name.rfind('/');
+  const auto dir = directory(*e.path, slash == e.name.npos ? std::string_view() : std::string_view(e.name).substr(0, slash));
+  const auto index = dir ? find(*e.path, *dir) : std::nullopt;
+  if (!index) return;
+  const std::string_view leaf = slash == e.name.npos ? std::string_view(e.name) : std::string_view(e.name).substr(slash + 1);
+  shown.dir = *index + 1;
+  shown.name = stub::name_hash(leaf.data(), static_cast<unsigned>(leaf.size()));
+  __atomic_fetch_or(&shown.flags, std::uint16_t{stub::kNamed}, __ATOMIC_ACQ_REL);
 }
 
 // Files that the stub has made, and numbered itself: records that follow name them.
@@ -68,10 +87,7 @@ void RingJournal::note_made() {
     if (!directory || !change || change->facts.file == 0) continue;
     const unsigned index = change->facts.file - 1;
     if (index < files_.size() && files_[index].path) continue;
-    if (!take_entry(index, *directory->path, change->facts.ino)) continue;
-    const unsigned description = change->facts.description - 1;
-    if (description < stub::kDescriptions)
-      descriptions_.try_emplace({index, control_.descriptions[description].flags}, description);
+    take_entry(index, *directory->path, change->facts.ino);
   }
 }
 
@@ -195,12 +211,8 @@ bool RingJournal::register_directory(const StoragePath& path, std::uint64_t ino,
   file.ino = ino;
   file.path = static_cast<std::uint16_t>(path.slot);
   file.flags = stub::kDirectory;
-  for (unsigned i = stub::dir_hash(ino), n = 0; n < stub::kDirs; ++n, i = (i + 1) % stub::kDirs) {
-    if (control_.dirs[i] != 0) continue;
-    __atomic_store_n(&control_.dirs[i], static_cast<std::uint16_t>(index + 1), __ATOMIC_RELEASE);
-    return true;
-  }
-  return false;
+  stub::remember_inode(&control_, index);
+  return true;
 }
 
 // It is gone; its inode number may come again.
@@ -240,7 +252,8 @@ void RingJournal::renamed(const StoragePath& path, std::string_view from, std::s
 
 void RingJournal::unlinked(const StoragePath& path, std::string_view name, std::optional<std::uint64_t> ino) {
   if (ino) {
-    if (auto index = find(path, *ino)) {
+    // With another name it is the next file with that inode number, made in another directory before this was told.
+    if (auto index = find(path, *ino); index && files_[*index].name == name) {
       set_name(*index, files_[*index].name, true);
       if (files_[*index].directory) end_directory(*index);
     }
@@ -250,6 +263,7 @@ void RingJournal::unlinked(const StoragePath& path, std::string_view name, std::
   const auto [first, last] = by_name.equal_range(name);
   for (auto it = first; it != last; ++it) {
     files_[it->second].deleted = true;
+    show_name(it->second);
     if (files_[it->second].directory) end_directory(it->second);
   }
   by_name.erase(first, last);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <span>
 
 #include "restore/criu.h"
 #include "restore/host_facts.h"
@@ -211,11 +212,14 @@ int Session::loop() {
     const auto timer = next_timer();
     const int wait = timer == Clock::time_point::max() ? 1000 : std::min(1000, Deadline(timer).left_ms());
     epoll_event got[8];
-    epoll_wait(epoll_.get(), got, 8, wait);
-    serve_signals();
+    const int count = epoll_wait(epoll_.get(), got, 8, wait);
+    bool signals = count < 0, others = count < 0;
+    for (const epoll_event& event : std::span(got, static_cast<std::size_t>(std::max(count, 0))))
+      (event.data.fd == signal_fd_.get() ? signals : others) = true;
+    if (signals) serve_signals();
     serve_ring();
     if (watched_) watched_();
-    if (control_) serve_control();
+    if (control_ && others) serve_control();
   }
   events_.debug("stub.figures", status_json());
   if (shipper_.busy())
@@ -251,8 +255,9 @@ void Session::after_stop_work() {
 }
 
 void Session::serve_signals() {
-  signalfd_siginfo info;
-  while (read(signal_fd_.get(), &info, sizeof info) == sizeof info) {
+  signalfd_siginfo infos[8];
+  const ssize_t got = read(signal_fd_.get(), infos, sizeof infos);
+  for (const signalfd_siginfo& info : std::span(infos, got > 0 ? static_cast<std::size_t>(got) / sizeof infos[0] : 0)) {
     const int sig = static_cast<int>(info.ssi_signo);
     if (sig == SIGCHLD) continue;
     if (sig == SIGTSTP && (job_stopping_ || getpgid(app_pid_) == getpgrp())) {

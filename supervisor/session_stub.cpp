@@ -138,6 +138,7 @@ void Session::refresh_stub() {
   c.mounts = all_known ? mounts : 0;
   stub_by_mount_ = world_ && world_->has_namespaces() && all_known;
   refresh_stub_flags();
+  tracer_.renew_copies(true);
 }
 
 void Session::refresh_stub_flags() {
@@ -151,7 +152,9 @@ void Session::refresh_stub_flags() {
   // While something is repaired, or watched for, every call is looked at.
   const bool watch = warm_ && warm_->watching();
   if (!failed_.empty() || incident_.id != 0 || (on_first_io && !first_io_told_) || watch) flags |= stub::kSlow;
+  const bool changed = c.flags != flags;
   __atomic_store_n(&c.flags, flags, __ATOMIC_RELEASE);
+  if (changed) tracer_.renew_copies(false);
   s->paused = watch;
 }
 
@@ -190,7 +193,7 @@ void Session::give_hint(Task& task, const CallContext& ctx) {
       task.hint = static_cast<std::uint32_t>(stub::kDeclaredRead + ctx.path->slot);
     return;
   }
-  if (!regular) return;
+  if (!regular || !task.knows_files) return;
   bool deleted = false;
   auto name = StoragePaths::name_of_fd(task.tid, fd, *ctx.path, deleted);
   // A file that lives on under a name that nobody knows.

@@ -57,18 +57,7 @@ Injector::~Injector() {
 }
 
 void Injector::note(TracerNotes::State state) {
-  if (!note_ && tracer_->notes()) {
-    for (auto& at : tracer_->notes()->injections) {
-      int free = TracerNotes::Free;
-      if (!at.state.compare_exchange_strong(free, TracerNotes::Claimed)) continue;
-      at.tid = tid_;
-      at.regs = saved_;
-      at.sigmask = sigmask_;
-      at.scratch = 0;
-      note_ = &at;
-      break;
-    }
-  }
+  if (!note_ && tracer_->notes()) note_ = tracer_->notes()->claim(tid_, saved_, sigmask_);
   if (note_) note_->state = state;
 }
 

@@ -59,14 +59,21 @@ Result<std::string> read_cstring(pid_t pid, std::uint64_t addr, std::size_t limi
 }
 
 Status write_exact(pid_t pid, std::uint64_t addr, std::span<const std::byte> in) {
-  UniqueFd mem(open(fmt::format("/proc/{}/mem", pid).c_str(), O_RDWR | O_CLOEXEC));
-  if (!mem) return errno_error(fmt::format("open memory of process {}", pid));
+  iovec local{const_cast<std::byte*>(in.data()), in.size()};
+  iovec remote{reinterpret_cast<void*>(addr), in.size()};
+  if (process_vm_writev(pid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(in.size())) return {};
+  return MemoryWriter(pid).write(addr, in);
+}
+
+Status MemoryWriter::write(std::uint64_t addr, std::span<const std::byte> in) {
+  if (!mem_) mem_.reset(open(fmt::format("/proc/{}/mem", pid_).c_str(), O_RDWR | O_CLOEXEC));
+  if (!mem_) return errno_error(fmt::format("open memory of process {}", pid_));
   std::size_t done = 0;
   while (done < in.size()) {
-    ssize_t n = pwrite(mem.get(), in.data() + done, in.size() - done,
+    ssize_t n = pwrite(mem_.get(), in.data() + done, in.size() - done,
                        static_cast<off_t>(addr + done));
     if (n <= 0)
-      return errno_error(fmt::format("write {} bytes at {:#x} of process {}", in.size(), addr, pid));
+      return errno_error(fmt::format("write {} bytes at {:#x} of process {}", in.size(), addr, pid_));
     done += static_cast<std::size_t>(n);
   }
   return {};

@@ -1,5 +1,6 @@
 // A tracee's memory. process_vm_readv(2) is partial at page borders: reads go on page by page and
-// say how far they came. Writes go through /proc/PID/mem, which also reaches read-only pages.
+// say how far they came. What process_vm_writev can't write goes through /proc/PID/mem, which also reaches
+// read-only pages.
 #pragma once
 
 #include <sys/types.h>
@@ -21,6 +22,19 @@ Status read_exact(pid_t pid, std::uint64_t addr, std::span<std::byte> out);
 // A NUL-terminated string, at most `limit` bytes.
 Result<std::string> read_cstring(pid_t pid, std::uint64_t addr, std::size_t limit = 4096);
 Status write_exact(pid_t pid, std::uint64_t addr, std::span<const std::byte> in);
+
+// Of several writes to one process, which also reach read-only pages.
+class MemoryWriter {
+ public:
+  explicit MemoryWriter(pid_t pid) : pid_(pid) {}
+  Status write(std::uint64_t addr, std::span<const std::byte> in);
+  template <class T>
+  Status put(std::uint64_t addr, const T& value) { return write(addr, std::as_bytes(std::span(&value, 1))); }
+
+ private:
+  pid_t pid_;
+  UniqueFd mem_;
+};
 
 template <class T>
 Result<T> read_value(pid_t pid, std::uint64_t addr) {

@@ -7,6 +7,7 @@
 #include <sys/user.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 namespace supervise {
@@ -18,17 +19,34 @@ struct TracerNotes {
     AtEntry,  // at the entry of its call, which is either made, or lies before it as `regs` say
     Active,   // these are its registers, whatever it has now
   };
+  static constexpr std::size_t kCode = 512;
   struct Injection {
     std::atomic<int> state;
     pid_t tid;
     user_regs_struct regs;
     std::uint64_t sigmask;
     std::atomic<std::uint64_t> scratch;  // a mapping of ours in the process, 0: none
+    std::atomic<std::uint32_t> code_size;  // what was at regs.rip, under code of ours; 0: nothing
+    std::byte code[kCode];
   };
   static constexpr int kInjections = 24, kStopped = 256;
   Injection injections[kInjections];
   std::atomic<pid_t> stopped[kStopped];  // processes that the application itself has stopped
 
+  // Nothing when all are used. It becomes true with its state.
+  Injection* claim(pid_t tid, const user_regs_struct& regs, std::uint64_t sigmask) {
+    for (auto& at : injections) {
+      int free = Free;
+      if (!at.state.compare_exchange_strong(free, Claimed)) continue;
+      at.tid = tid;
+      at.regs = regs;
+      at.sigmask = sigmask;
+      at.scratch = 0;
+      at.code_size = 0;
+      return &at;
+    }
+    return nullptr;
+  }
   void note_stopped(pid_t pid) {
     for (auto& at : stopped)
       if (at == pid) return;

@@ -103,6 +103,14 @@ Status set_siginfo(pid_t tid, const siginfo_t& info) {
   return {};
 }
 
+Result<bool> has_shared_signal(pid_t tid) {
+  ptrace_peeksiginfo_args which{0, PTRACE_PEEKSIGINFO_SHARED, 1};
+  siginfo_t info;
+  const long found = syscall(SYS_ptrace, PTRACE_PEEKSIGINFO, tid, &which, &info);
+  if (found < 0) return errno_error(fmt::format("PTRACE_PEEKSIGINFO of thread {}", tid));
+  return found > 0;
+}
+
 Result<std::uint64_t> get_sigmask(pid_t tid) {
   std::uint64_t mask = 0;
   if (call(PTRACE_GETSIGMASK, tid, sizeof mask, &mask) != 0)

@@ -65,8 +65,7 @@ void Tracer::use_stub(std::unique_ptr<stub::Stub> stub) { stub_ = std::move(stub
 // one of them but not the other must not use the arena: its descriptor table would not be his.
 void Tracer::learn_parentage(Task& parent, Task& child) {
   if (!stub_ || !parent.space) return;
-  auto status = task_status(child.tid);
-  if (status && status->tgid == parent.tgid) {
+  if (child.tgid == parent.tgid) {
     child.space = parent.space;
     child.begin = Task::NewThread;
     child.no_area = parent.no_area;
@@ -111,12 +110,14 @@ void Tracer::begin(Task& task) {
       task.no_area = task.stranger = true;
       break;
   }
-  if (task.area) {
-    stub::Area area{};
-    area.tid = static_cast<std::uint32_t>(task.tid);
-    if (!write_exact(task.tid, task.area, std::as_bytes(std::span(&area, 1)))) task.area = 0;
-  }
+  if (task.area && !write_area(task)) task.area = 0;
   if (what != Task::NewProcess || !task.area) ptrace_raw::set_gs_base(task.tid, task.area).ignore();
+}
+
+bool Tracer::write_area(Task& task) {
+  stub::Area area{};
+  area.tid = static_cast<std::uint32_t>(task.tid);
+  return write_exact(task.tid, task.area, std::as_bytes(std::span(&area, 1))).ok();
 }
 
 bool Tracer::leave_stub(Task& task, Regs& regs) {
@@ -279,6 +280,7 @@ void Tracer::look_at_own_rules(Task& task) {
   const bool filter = call.nr == SYS_seccomp || call.nr == SYS_prctl;
   const bool descriptors = call.nr == SYS_unshare || (call.nr == SYS_close_range && (call.args[2] & CLOSE_RANGE_UNSHARE));
   if (filter && !(call.nr == SYS_seccomp && call.args[0] != SECCOMP_SET_MODE_FILTER && call.args[0] != SECCOMP_SET_MODE_STRICT)) {
+    stub_->own_filters = true;
     const bool all = call.nr == SYS_seccomp && (call.args[1] & SECCOMP_FILTER_FLAG_TSYNC);
     refuse_space(task, "the program installs a seccomp filter of its own", all);
   } else if (descriptors) {
@@ -307,19 +309,23 @@ bool Tracer::replaces_descriptor(const Task& task) const {
          !task.call->foreign && (task.call->nr == SYS_dup2 || task.call->nr == SYS_dup3);
 }
 
-bool Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
+Tracer::Due Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
   if (!task.space || holding_ || safe_ || task.exempt || task.detained || stub_->paused || task.vfork_child ||
       never_patched(nr))
-    return false;
+    return Due::No;
   stub::Space& space = *task.space;
-  if (!space.refused.empty()) return false;
-  if (stub_->control().modes[nr & (stub::kModes - 1)] == stub::kModeSlow) return false;
+  if (!space.refused.empty()) return Due::No;
+  if (stub_->control().modes[nr & (stub::kModes - 1)] == stub::kModeSlow) return Due::No;
   if (space.installed &&
       (space.by_slow.contains(site) || stub::in_code(site, space.window) || space.by_address.contains(site) ||
        space.unpatchable.contains(site)))
-    return false;
+    return Due::No;
   ++space.traps;
-  return ++space.site_traps[site] >= stub_->site_traps && space.traps >= stub_->space_traps;
+  stub::Space::Traps& traps = space.site_traps[site];
+  const bool first = ++traps.count == 1;
+  if (traps.count <= stub_->site_traps) traps.hot = learn_site(task, site, nr, first);
+  if (traps.count >= stub_->site_traps && space.traps >= stub_->space_traps) return Due::Often;
+  return space.installed && traps.hot && task.area ? Due::Now : Due::No;
 }
 
 // Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
@@ -360,6 +366,22 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
     }
   }
   return all;
+}
+
+// Where there is room for a slot already, no call has to be injected: the call at hand goes the slow way once more.
+bool Tracer::patch_known(Task& task, std::uint64_t site, int nr) {
+  const pid_t tid = task.tid;
+  std::shared_ptr<stub::Space> space = task.space;
+  std::vector<std::pair<pid_t, int>> stopped;
+  bool patched = false;
+  if (stop_others(task, stopped)) {
+    auto done = stub_->patch_in_place(tid, *space, site, nr);
+    if (!done) space->refused = stub_->figures.last_refusal = done.error().message();
+    patched = done && *done;
+  }
+  if (patched) space->site_traps.erase(site);
+  for (auto [other, status] : stopped) handle(other, status);
+  return patched;
 }
 
 // The task is at the entry of its call; afterwards it makes it again, through the stub when that worked.
@@ -425,6 +447,7 @@ void Tracer::unshare_stub(Deadline deadline) {
 void Tracer::share_stub(Deadline deadline, bool mapped) {
   if (!stub_) return;
   std::map<pid_t, std::shared_ptr<stub::Space>> spaces;
+  stub_->own_filters |= std::ranges::any_of(tasks_, [](const auto& task) { return !task.second.space; });
   for (auto& [tid, task] : tasks_) {
     if (!task.space) {
       const Task* parent = task.vfork_child ? find(task.vfork_parent) : nullptr;
@@ -448,6 +471,12 @@ void Tracer::share_stub(Deadline deadline, bool mapped) {
     if (!mapped) {
       auto in = Injector::open(*this, *task, deadline);
       shared = in ? stub_->share(*in, space) : Status(in.error());
+    }
+    if (mapped) {
+      auto copy = stub_->has_copy(pid, space);
+      shared = copy ? Status() : Status(copy.error());
+      space.light = copy && *copy;
+      if (space.light) shared = stub_->copy_control(pid, space);
     }
     if (shared && !mapped) shared = stub_->renew_code(pid, space);
     if (!shared) space.refused = stub_->figures.last_refusal = shared.error().message();

@@ -12,6 +12,7 @@
 
 #include "supervisor/base/errno_class.h"
 #include "tracer/inject.h"
+#include "tracer/memory.h"
 #include "tracer/proc_info.h"
 #include "tracer/signal_frame.h"
 #include "tracer/stub/stub.h"
@@ -86,6 +87,10 @@ void Tracer::put_injected_back(const TracerNotes& notes) {
       // Nothing was changed yet: its own call was made.
       auto regs = ptrace_raw::get_regs(note.tid);
       if (!regs || in_call(*regs)) continue;
+    }
+    if (const std::uint32_t size = note.code_size) {
+      if (auto s = write_exact(note.tid, note.regs.rip, std::span(note.code).first(std::min<std::size_t>(size, TracerNotes::kCode))); !s)
+        kill(task->tgid, SIGKILL);  // it would run code of ours
     }
     ptrace_raw::set_regs(note.tid, note.regs).ignore();
     ptrace_raw::set_sigmask(note.tid, note.sigmask).ignore();

@@ -18,6 +18,7 @@ namespace supervise {
 
 namespace stub {
 struct Space;
+class Start;
 }
 
 enum class RunState {
@@ -58,10 +59,12 @@ struct Task {
   int deferred_signal = 0;   // was about to be delivered when the task was held: goes first when it runs on
   // --- the stub (tracer/stub/layout.h)
   std::shared_ptr<stub::Space> space;  // shared by all that run on the same memory
+  std::shared_ptr<stub::Start> start;  // the program does not run yet: its arena is being made
   std::uint64_t area = 0;              // its Area, 0: it has none, and its calls go the slow way
   enum Begin : std::uint8_t { Begun, NewThread, NewProcess, Stranger } begin = Begun;  // until its first stop
   bool no_area = false;                // it never gets one
   bool stranger = false;               // the descriptor table of its memory is not that of its descriptors
+  bool knows_files = true;             // the stub can be told of an open file
   bool wants_hint = false;             // the stub asks what the descriptor of the call at hand is
   std::uint32_t hint = 0;              // set by on_entry: what the call's descriptor is (stub::FdClass)
   Clock::time_point unparked{};

@@ -1,9 +1,11 @@
 #include "tracer/tracer.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +18,7 @@
 #include "tracer/abi_x86_64.h"
 #include "tracer/memory.h"
 #include "tracer/proc_info.h"
+#include "tracer/stub/start.h"
 #include "tracer/stub/stub.h"
 
 namespace supervise {
@@ -23,6 +26,23 @@ namespace supervise {
 using ptrace_raw::Regs;
 
 namespace {
+
+constexpr unsigned kCallsToShare = 8;  // of one program that change what is on a storage path, or sync it
+
+bool changes_storage(const Call& call) {
+  if (!call.row) return false;
+  switch (call.row->io) {
+    case IoClass::Write:
+    case IoClass::Sync:
+    case IoClass::Names:
+    case IoClass::Resize: return true;
+    case IoClass::Open: {
+      const std::uint64_t flags = call.nr == SYS_openat ? call.args[2] : call.nr == SYS_open ? call.args[1] : O_CREAT;
+      return (flags & (O_CREAT | O_TRUNC)) != 0;
+    }
+    default: return false;
+  }
+}
 
 // Only a handler that is about to run makes an interrupted call the application's own affair; a
 // signal without one leaves it untouched when nobody traces.
@@ -50,12 +70,18 @@ Task* Tracer::find(pid_t tid) {
   return it == tasks_.end() ? nullptr : &it->second;
 }
 
-Task& Tracer::add(pid_t tid) {
+// `parent_tgid`: the process that it was born by, 0: not known.
+Task& Tracer::add(pid_t tid, pid_t parent_tgid) {
   auto [it, fresh] = tasks_.try_emplace(tid);
   if (fresh) {
     it->second.tid = tid;
-    auto status = task_status(tid);
-    it->second.tgid = status ? status->tgid : tid;
+    if (parent_tgid != 0) {
+      const bool thread = syscall(SYS_tgkill, parent_tgid, tid, 0) == 0;
+      it->second.tgid = thread ? parent_tgid : tid;
+    } else {
+      auto status = task_status(tid);
+      it->second.tgid = status ? status->tgid : tid;
+    }
   }
   return it->second;
 }
@@ -110,8 +136,12 @@ bool Tracer::drain() {
       batch.emplace_back(tid, status);
     if (batch.empty()) break;
     any = true;
-    for (auto [id, st] : batch)
-      if (Task* task = find(id)) task->reported = true;
+    // Births before the first stops of the born.
+    std::stable_partition(batch.begin(), batch.end(), [this](const auto& one) {
+      Task* task = find(one.first);
+      if (task) task->reported = true;
+      return task != nullptr;
+    });
     for (auto [id, st] : batch) handle(id, st);
   }
   return any;
@@ -175,7 +205,7 @@ void Tracer::handle_birth(Task& task) {
   if (message) {
     const bool vfork = task.stop.kind == StopKind::Vfork;
     const pid_t parent_tid = task.tid;
-    Task& child = add(static_cast<pid_t>(*message));
+    Task& child = add(static_cast<pid_t>(*message), task.tgid);
     child.announced = true;
     child.vfork_child = vfork;
     child.vfork_parent = vfork ? parent_tid : 0;
@@ -213,13 +243,14 @@ void Tracer::handle_exec(Task& task) {
   }
   if (stub_) stub_->on_exec(task);
   policy_.on_exec(task);
-  go_on(task);
+  if (!start_program(task)) go_on(task);
 }
 
 void Tracer::handle_entry(Task& task) {
   ++figures_.entries;
   auto info = ptrace_raw::call_info(task.tid);
   if (!info) return;
+  if (task.start && serve_start(task, info->ip)) return;
   Call call;
   call.nr = static_cast<int>(info->nr);
   std::copy_n(info->args, 6, call.args.begin());
@@ -239,7 +270,18 @@ void Tracer::handle_entry(Task& task) {
     else give_area(task);
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
     const std::uint64_t site = info->ip - kSyscallInsnSize;
-    if (patch_due(task, site, call.nr) && patch(task, site, call.nr)) return;
+    if (task.space && task.space->light && task.space->calls_to_share >= kCallsToShare && !task.vfork_child && !safe_ &&
+        !task.exempt && !task.detained && task.space->refused.empty() && share_with(task))
+      return;
+    task.knows_files = task.space && !task.space->light;
+    switch (patch_due(task, site, call.nr)) {
+      case Due::No: break;
+      case Due::Now:
+        if (patch_known(task, site, call.nr)) break;
+        [[fallthrough]];
+      case Due::Often:
+        if (patch(task, site, call.nr)) return;
+    }
   }
   // A filter of the application's own that wants a tracer: it has none.
   ask_entry(task, info->seccomp_data == kTagNative || info->seccomp_data == kTagForeignArch);
@@ -261,6 +303,7 @@ void Tracer::ask_entry(Task& task, bool ours) {
       go_on(task);
       return;
     case EntryAction::Watch:
+      if (stub_ && task.space && task.space->light && changes_storage(*task.call)) ++task.space->calls_to_share;
       task.state = RunState::Running;
       ptrace_raw::cont_to_exit(task.tid).ignore();
       return;
@@ -375,8 +418,8 @@ void Tracer::handle_signal(Task& task) {
   }
   if (action == SignalAction::Stop) sig = SIGSTOP;
   else if (action != SignalAction::Deliver) sig = 0;
+  auto regs = ptrace_raw::get_regs(task.tid);
   if (stub_) {
-    auto regs = ptrace_raw::get_regs(task.tid);
     const std::uint64_t was = regs ? regs->rip : 0;
     if (regs && leave_stub(task, *regs)) {
       // A fault of the stub's own, in memory that the application took away meanwhile.
@@ -390,14 +433,16 @@ void Tracer::handle_signal(Task& task) {
     }
   }
 
-  auto status = task_status(task.tid);
+  // Of a lone thread only an interrupted call needs what follows, of others also a further signal that waits.
+  const bool plain = regs && !(in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) &&
+                     (is_alone(task) || !ptrace_raw::has_shared_signal(task.tid).value_or(true));
+  auto status = plain ? Result<TaskStatus>(plain_error("")) : task_status(task.tid);
   if (status) {
     // A traced task is woken even by signals that it ignores; a call that then returns -EINTR
     // (epoll_wait...) would show it. Rewind unless a handler will run.
     const bool handler = sig && ((status->caught >> (sig - 1)) & 1);
     const bool stops = sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
     if (!handler && !stops && !handler_due(*status)) {
-      auto regs = ptrace_raw::get_regs(task.tid);
       if (regs && in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) rewind(task, *regs);
     }
     if (!handler && !stops) let_others_take_theirs(task.tid, *status);
@@ -410,7 +455,19 @@ void Tracer::handle_signal(Task& task) {
 }
 
 void Tracer::handle_interrupted(Task& task) {
-  if (task.begin != Task::Begun) begin(task);
+  if (task.start) {  // it stands only behind its start
+    task.interrupted = false;
+    task.state = RunState::Running;
+    ptrace_raw::cont(task.tid).ignore();
+    return;
+  }
+  if (task.begin != Task::Begun) {
+    begin(task);
+    if (!must_hold(task) && !task.held && !task.interrupted && !(task.no_area && task.area)) {
+      go_on(task);
+      return;
+    }
+  }
   task.interrupted = false;
   task.app_stopped = false;
   if (task.no_area && task.area) drop_area(task);
@@ -428,6 +485,13 @@ void Tracer::handle_interrupted(Task& task) {
 }
 
 void Tracer::handle_group_stop(Task& task) {
+  if (task.start) {
+    task.start->group_stopped = true;
+    task.interrupted = false;
+    task.state = RunState::Running;
+    ptrace_raw::cont(task.tid).ignore();
+    return;
+  }
   if (task.begin != Task::Begun) begin(task);
   if (must_hold(task)) {
     task.interrupted = false;
@@ -447,6 +511,12 @@ void Tracer::stay_stopped(Task& task) {
   task.state = RunState::Listening;
   if (notes_) notes_->note_stopped(task.tgid);
   ptrace_raw::listen(task.tid).ignore();
+}
+
+bool Tracer::is_alone(const Task& task) const {
+  return std::ranges::none_of(tasks_, [&task](const auto& other) {
+    return other.second.tgid == task.tgid && other.first != task.tid;
+  });
 }
 
 bool Tracer::must_hold(const Task& task) const {

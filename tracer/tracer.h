@@ -107,6 +107,8 @@ class Tracer {
   void unshare_stub(Deadline deadline);
   // `mapped`: what is shared is there, but new to this tracer, which may not run anything in them yet.
   void share_stub(Deadline deadline, bool mapped = false);
+  // The control block's flags have changed, or, with everything held, all of it.
+  void renew_copies(bool all_of_it);
 
   // Where it notes what nobody else can tell when it dies.
   void note_in(TracerNotes* notes) { notes_ = notes; }
@@ -175,8 +177,17 @@ class Tracer {
   void tell_result(Task& task, long result, std::uint64_t slow, const StubNote& note, ptrace_raw::Regs& regs);
   bool serve_report(Task& task, const ptrace_raw::CallInfo& info);
   void give_area(Task& task);
-  bool patch_due(Task& task, std::uint64_t site, int nr);
+  bool write_area(Task& task);
+  // tracer/stub_start.cpp
+  void serve_soon(pid_t tid);
+  bool start_program(Task& task);  // true: it runs, under Task::start
+  bool serve_start(Task& task, std::uint64_t ip);
+  bool share_with(Task& task);
+  bool learn_site(const Task& task, std::uint64_t site, int nr, bool first);
+  enum class Due { No, Now, Often };  // Now: it is known from other processes
+  Due patch_due(Task& task, std::uint64_t site, int nr);
   bool patch(Task& task, std::uint64_t site, int nr);
+  bool patch_known(Task& task, std::uint64_t site, int nr);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
   void drop_area(Task& task);
   void forget_descriptors(const Task& task, const Call& call);
@@ -184,7 +195,7 @@ class Tracer {
   void look_at_own_rules(Task& task);
   void refuse_space(Task& task, const char* why, bool all);
   void ask_entry(Task& task, bool ours);
-  Task& add(pid_t tid);
+  Task& add(pid_t tid, pid_t parent_tgid = 0);
   void remove(pid_t tid);
   void handle(pid_t tid, int status);
   void handle_birth(Task& task);
@@ -201,6 +212,7 @@ class Tracer {
   void drop_call(Task& task);
   void rewind(Task& task, ptrace_raw::Regs& regs);
   void settle(Task& task);  // a clean stop: rewinds an interrupted call
+  bool is_alone(const Task& task) const;  // its process has no other thread
   bool has_held_vfork_child(const Task& parent) const;
   unsigned long options() const;
   // tracer/take_over.cpp

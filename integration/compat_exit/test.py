@@ -75,7 +75,8 @@ def killed(t, host, problems):
     """The supervisor dies by SIGKILL: the application must not go on unsupervised with ENOSYS for every call."""
     app = ["/bin/sh", "-c", "echo go; while :; do sleep 0.05; echo $$ >> /srv/work/beat; done"]
     whole = command(t, app, "path")
-    one = host.start([whole[0], "--supervisor-loss", "kill", *whole[1:]], name="killed")
+    at = whole.index("--")
+    one = host.start([*whole[:at], "--supervisor-loss", "kill", *whole[at:]], name="killed")
     one.wait_line("^go$", 15)
     one.signal(signal.SIGKILL)
     problems.attempt(t.equal, one.wait(15), 137, "a killed supervisor")

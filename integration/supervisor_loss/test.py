@@ -89,7 +89,7 @@ def stress(t):
                      place="/srv/large")
     one.lose([0.6] * 30)
     one.finish()
-    parts = re.findall(r"^ok (\w+)", one.app.stdout.text, re.M)
+    parts = re.findall(r"^ok +(\w+)", one.app.stdout.text, re.M)
     t.equal(len(set(parts)), 13, f"each part was well: {parts}")
     one.host.power_off()
 

@@ -296,6 +296,40 @@ TEST_F(RingJournalTest, ABrokenRingMakesAllContentUnknownAndGoesOn) {
   EXPECT_THAT(s.error().message(), testing::HasSubstr("names file 77"));
 }
 
+// Each directory has a lock of its own: what frees an inode in one can be told after what takes it in another.
+TEST_F(RingJournalTest, AnInodeThatIsTakenBeforeItsLossIsToldIsTheNewFiles) {
+  ASSERT_TRUE(ring.register_directory(path(), 1, "a"));
+  ASSERT_TRUE(ring.register_directory(path(), 2, "b"));
+  Control& c = memory.control();
+  const unsigned a = *ring.find(path(), 1), b = *ring.find(path(), 2), old = file(12, "a/old", 3);
+  const auto change = [&](RecordKind kind, unsigned dir, const std::string& name, unsigned number, std::uint32_t links) {
+    NameChange facts{};
+    facts.ino = 12;
+    facts.mode = 0100600;
+    facts.links = links;
+    facts.file = number;
+    facts.name = static_cast<std::uint16_t>(name.size());
+    const Part parts[kParts] = {{&facts, sizeof facts}, {name.data(), name.size()}, {}};
+    bool half = false;
+    ASSERT_TRUE(append_change(&c, memory.ring(), &writer.area, writer.env, kind, 0, dir, parts, &half));
+  };
+  writer.write(old, 0, "old");
+  const unsigned made = c.files_used++;
+  c.files[made].ino = 12;
+  change(kCreate, b, "new", made + 1, 1);
+  change(kUnlink, a, "old", 0, 1);
+  writer.write(made, 0, "content");
+  drain();
+  EXPECT_EQ(ring.find(path(), 12), made);
+  EXPECT_FALSE(ring.known(made)->deleted);
+  const FileState* f = journal().find({0, 12});
+  ASSERT_NE(f, nullptr);
+  EXPECT_EQ(f->names, std::vector<std::string>{"b/new"});
+  EXPECT_EQ(f->data.bytes(), 7u);
+  ASSERT_TRUE(journal().names().contains("a/old"));
+  EXPECT_FALSE(journal().names().find("a/old")->second.file);
+}
+
 TEST_F(RingJournalTest, LocksAreSharedWithTheStub) {
   const unsigned f = file(10, "log");
   EXPECT_TRUE(ring.try_lock(path(), 99, 1)) << "no such file";

@@ -170,7 +170,14 @@ class Both {
       Control& c = memory_.control();
       facts.file = ++c.files_used;
       facts.description = ++c.descriptions_used;
-      c.files[facts.file - 1] = {.ino = ino, .size = 0, .lock = 0, .path = static_cast<std::uint16_t>(p), .flags = 0, .reserved = 0};
+      stub::File& file = c.files[facts.file - 1];
+      file = {};
+      file.ino = ino;
+      file.path = static_cast<std::uint16_t>(p);
+      file.flags = kNamed;
+      file.dir = *dir + 1;
+      file.name = name_hash(leaf(name).data(), static_cast<unsigned>(leaf(name).size()));
+      remember_inode(&c, facts.file - 1);
       c.descriptions[facts.description - 1] = {static_cast<std::uint16_t>(facts.file - 1), static_cast<std::uint8_t>(p), 0};
       f.made = facts.file;
     }

@@ -13,7 +13,8 @@
 //   0x0bad4000  its calls that are traced                private
 //
 // In an image control block and ring are a private page of zeros: every call goes the slow way until a
-// supervisor maps its own there.
+// supervisor maps its own there. A new program has a private copy of the control block's head and no ring: what
+// it writes to a storage path goes the slow way, and when that is much it gets the shared one.
 #pragma once
 
 #include <stdint.h>
@@ -30,10 +31,13 @@ inline constexpr unsigned kFirstWindow = 1, kLastWindow = 7;
 inline constexpr uint64_t kAreas = 0x08000000, kAreasSize = 0x02000000;
 inline constexpr uint64_t kFdTable = 0x0a000000;
 inline constexpr uint64_t kProcess = 0x0a080000, kProcessSize = 0x20000;
-inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x40000;
+inline constexpr uint64_t kControl = 0x0a100000, kControlSize = 0x80000;
 inline constexpr uint64_t kRing = kControl + kControlSize;
 inline constexpr uint64_t kRingSize = 16 << 20;
 inline constexpr uint64_t kTraced = kCode + kCodeSize, kTracedSize = 0x1000;
+
+inline constexpr uint64_t kPrivateSize = kProcess + kProcessSize - kAreas;  // areas, descriptors, process page
+inline constexpr uint64_t kSharedSize = kControlSize + kRingSize, kWholeCode = kCodeSize + kTracedSize;
 
 // ---- thread areas
 inline constexpr uint64_t kAreaSize = 8192;
@@ -152,17 +156,20 @@ enum ControlFlags : uint32_t {
   kNoPaths = 16,       // none is declared
 };
 
-enum FileFlags : uint16_t { kDirectory = 1 };
+enum FileFlags : uint16_t { kDirectory = 1, kNamed = 2 };
 struct File {         // on a storage path; filled before its index is given out, by the supervisor, or by the
                       // stub that has created it
   uint64_t ino;
   uint64_t size;      // at least what the stub saw; atomic maximum
   uint32_t lock;      // of calls with an implicit offset, or that change names in the directory: Lock word
   uint16_t path;
-  uint16_t flags;     // FileFlags
-  uint64_t reserved;
+  uint16_t flags;     // FileFlags; kNamed: `dir` and `name` are those of now
+  uint16_t described[4];  // 1 + index of a description, by flags & 3; 0: none yet
+  uint32_t dir;       // 1 + index of the directory that its name is in; 0: not known
+  uint32_t name;      // name_hash()
+  uint64_t reserved[3];
 };
-static_assert(sizeof(File) == 32);
+static_assert(sizeof(File) == 64);
 
 enum DescriptionFlags : uint8_t { kAppend = 1, kDataSync = 2, kDirect = 4, kReadable = 8, kWritable = 16 };
 struct Description {  // an open file description, as far as the stub must know it
@@ -174,8 +181,8 @@ struct Description {  // an open file description, as far as the stub must know 
 // A lock word: 0, or the tid of its owner (Area::tid), with kWaiters when a thread sleeps on it.
 inline constexpr uint32_t kWaiters = 0x80000000;
 
-inline constexpr unsigned kFiles = 4096, kDescriptions = 8192, kDirs = 4096, kMounts = 64, kModes = 512;
-struct Control {
+inline constexpr unsigned kFiles = 4096, kDescriptions = 8192, kInodes = 16384, kMounts = 64, kModes = 512;
+struct Control {       // up to `files`: what a private copy has
   uint64_t magic;
   uint32_t version;
   uint32_t flags;
@@ -197,11 +204,16 @@ struct Control {
   uint64_t learned;          // changes that the supervisor has learned in its own way; written by it
   uint32_t files_used;         // entries of `files` that were given out; may be more than there are
   uint32_t descriptions_used;  // the same of `descriptions`
-  uint16_t dirs[kDirs];        // by dir_hash() and the places behind: 1 + index of the file; 0 ends a search
+  uint16_t inodes[kInodes];    // by inode_hash() and the places behind: 1 + index of the file; 0 ends a search
 };
 static_assert(sizeof(Control) <= kControlSize);
 
-inline constexpr unsigned dir_hash(uint64_t ino) { return static_cast<unsigned>(ino * 0x9e3779b97f4a7c15 >> 52) % kDirs; }
+inline constexpr unsigned inode_hash(uint64_t ino) { return static_cast<unsigned>(ino * 0x9e3779b97f4a7c15 >> 50) % kInodes; }
+inline constexpr uint32_t name_hash(const char* name, unsigned length) {  // FNV-1a
+  uint32_t h = 0x811c9dc5;
+  for (unsigned i = 0; i < length; ++i) h = (h ^ static_cast<unsigned char>(name[i])) * 0x01000193;
+  return h;
+}
 
 // Two names a call, 7 bits each: argument index + 1 of the directory (0: the working directory) in bits 0
 // to 2, of the path in bits 3 to 5 (0: no such name), bit 6: a final symbolic link is followed.
@@ -284,6 +296,19 @@ struct CodeHead {
   uint32_t leave_end;
   uint32_t traced_entry;      // the traced syscall instructions
   uint32_t traced_result;
+  uint32_t first, first_end;  // code to be put at the begin of a program (BootTable)
+  uint32_t first_stop;        // its traced syscall instruction, from `first`
 };
+
+// ---- a program that gets its arena before it runs: on its stack, kBootTable below its first frame. The code at
+// its begin makes the mappings, and stops; the supervisor fills in the arena.
+inline constexpr uint64_t kBootTable = 0x1000;
+inline constexpr unsigned kBootMaps = 12;
+struct BootMap {
+  uint64_t address, size;  // size 0: none, and none behind it
+  uint32_t prot, flags;
+  int64_t result;
+};
+static_assert(sizeof(BootMap) == 32 && (kBootMaps + 1) * sizeof(BootMap) < kBootTable);
 
 }  // namespace supervise::stub

@@ -97,6 +97,28 @@ inline Record* record_at(char* ring, uint64_t position) {
 
 inline char* content_of(Record* record) { return reinterpret_cast<char*>(record + 1); }
 
+// ---- files by inode. Of several with one number, which came one after the other, the latest.
+[[gnu::noinline]] inline uint32_t find_inode(const Control* c, uint64_t ino, unsigned path) {  // 1 + index; 0: none
+  for (unsigned i = inode_hash(ino), n = 0; n < kInodes; ++n, i = (i + 1) % kInodes) {
+    const uint16_t at = __atomic_load_n(&c->inodes[i], __ATOMIC_ACQUIRE);
+    if (at == 0 || at > kFiles) return 0;
+    if (c->files[at - 1].ino == ino && c->files[at - 1].path == path) return at;
+  }
+  return 0;
+}
+
+inline void remember_inode(Control* c, uint32_t file) {
+  const File& f = c->files[file];
+  const auto mine = static_cast<uint16_t>(file + 1);
+  for (unsigned i = inode_hash(f.ino), n = 0; n < kInodes; ++n, i = (i + 1) % kInodes) {
+    uint16_t at = __atomic_load_n(&c->inodes[i], __ATOMIC_ACQUIRE);
+    do {
+      if (at != 0 && (at > kFiles || c->files[at - 1].ino != f.ino || c->files[at - 1].path != f.path)) break;
+      if (__atomic_compare_exchange_n(&c->inodes[i], &at, mine, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return;
+    } while (true);
+  }
+}
+
 struct Part {  // of a content that is there at once
   const void* at;
   uint64_t size;
@@ -160,8 +182,10 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
   return record;
 }
 
+// The call is told with it: whoever takes the thread out behind this must not tell it again.
 inline void commit(Area* a, Record* record) {
   show(&record->state, uint32_t{kCommitted});
+  show(&a->stage, uint32_t{kDone});
   show(&a->ring_held, 0u);
 }
 

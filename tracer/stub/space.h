@@ -18,8 +18,16 @@ struct Space {
   bool installed = false;
   std::string refused;           // why there can be no arena here; empty: not known to be so
   std::uint64_t window = 0;
+  std::uint64_t entry = 0;       // where its program began, 0: not known
+  bool started = false;          // it had its arena before that
+  bool light = false;            // it has a copy of the control block, and no ring
+  unsigned calls_to_share = 0;   // that needed both
   std::uint64_t traps = 0;       // stops at calls that the stub could have made
-  std::map<std::uint64_t, unsigned> site_traps;  // by site that is not patched
+  struct Traps {
+    unsigned count = 0;
+    bool hot = false;            // KnownSite
+  };
+  std::map<std::uint64_t, Traps> site_traps;  // by site that is not patched
   std::map<std::uint64_t, std::string> unpatchable;
   std::vector<Site> sites;       // as in the arena's table
   std::unordered_map<std::uint64_t, std::size_t> by_slow;  // a slot's `slow` -> index in sites

@@ -20,9 +20,6 @@
 namespace supervise::stub {
 namespace {
 
-constexpr std::uint64_t kSharedSize = kControlSize + kRingSize;
-constexpr std::uint64_t kPrivateSize = kProcess + kProcessSize - kAreas;  // areas, descriptors, process page
-constexpr std::uint64_t kWholeCode = kCodeSize + kTracedSize;
 constexpr std::uint64_t kNoFd = ~0ull;
 
 struct Piece {
@@ -49,15 +46,6 @@ Status put(pid_t pid, std::uint64_t at, const T& value) {
   return write_exact(pid, at, std::as_bytes(std::span(&value, 1)));
 }
 
-Status write_code(pid_t pid, std::uint64_t window) {
-  std::vector<std::byte> code(code_bytes().begin(), code_bytes().end());
-  CodeHead head = code_head();
-  head.area_tag = (window + kAreas) / kAreasSize;
-  memcpy(code.data(), &head, sizeof head);
-  RETURN_IF_ERROR(write_exact(pid, window + kCode, code));
-  return write_exact(pid, window + kTraced, traced_bytes());
-}
-
 // Lines of /proc/PID/status, proc_pid_status(5).
 std::string status_line(const std::string& text, std::string_view name) {
   for (std::size_t at = 0; at < text.size();) {
@@ -70,7 +58,22 @@ std::string status_line(const std::string& text, std::string_view name) {
 
 int filters_of(const std::string& status) { return atoi(status_line(status, "Seccomp_filters:").c_str()); }
 
+// The kernel lets programs have a shadow stack (Linux 6.6, CET): one could be turned on after its start.
+bool have_shadow_stacks() {
+  auto info = read_proc_file("/proc/cpuinfo");
+  return !info || info->find("user_shstk") != std::string::npos;
+}
+
 }  // namespace
+
+Status Stub::write_code(MemoryWriter& out, std::uint64_t window) {
+  std::vector<std::byte> code(code_bytes().begin(), code_bytes().end());
+  CodeHead head = code_head();
+  head.area_tag = (window + kAreas) / kAreasSize;
+  memcpy(code.data(), &head, sizeof head);
+  RETURN_IF_ERROR(out.write(window + kCode, code));
+  return out.write(window + kTraced, traced_bytes());
+}
 
 Result<std::unique_ptr<Stub>> Stub::create() {
   if (!have_fsgsbase())
@@ -89,6 +92,7 @@ Result<std::unique_ptr<Stub>> Stub::create() {
   // Another supervisor's, as an image carries it, must never look like ours.
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
+  stub->starts_programs_ = !have_shadow_stacks();
   stub->control_->fd_epoch = static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1'000'000) | 1u << 31;
   return stub;
 }
@@ -111,7 +115,12 @@ Status Stub::check_process(pid_t pid) {
   return {};
 }
 
+bool Stub::may_start() const {
+  return starts_programs_ && !paused && !own_filters && !(control_->flags & (kNoPaths | kSlow));
+}
+
 void Stub::on_exec(Task& task) const {
+  task.start.reset();
   task.space = std::make_shared<Space>();
   task.area = 0;
   task.no_area = task.stranger = false;
@@ -193,20 +202,38 @@ Status Stub::install(Injector& in, Space& space) {
       in.call(SYS_munmap, {window + kPieces[i].offset, kPieces[i].size}).value_or(0);
   }
   if (!space.window) return plain_error("no room for the stub in the low addresses of the process");
-  RETURN_IF_ERROR(write_code(pid, space.window));
-  Process process{};
-  process.magic = kMagic;
-  process.version = kVersion;
-  process.window = space.window;
-  process.fd_epoch = control_->fd_epoch;
-  RETURN_IF_ERROR(put(pid, space.at(kProcess), process));
+  MemoryWriter out(pid);
+  RETURN_IF_ERROR(fill(out, space));
   RETURN_IF_ERROR(share(in, space));
   space.installed = true;
   ++figures.spaces;
   return {};
 }
 
-Status Stub::share(Injector& in, const Space& space) {
+Status Stub::fill(MemoryWriter& out, const Space& space) const {
+  RETURN_IF_ERROR(write_code(out, space.window));
+  Process process{};
+  process.magic = kMagic;
+  process.version = kVersion;
+  process.window = space.window;
+  process.fd_epoch = control_->fd_epoch;
+  return out.put(space.at(kProcess), process);
+}
+
+Status Stub::copy_control(pid_t pid, const Space& space) const {
+  std::array<std::byte, offsetof(Control, files)> copy;
+  memcpy(copy.data(), control_, copy.size());
+  RETURN_IF_ERROR(write_exact(pid, space.at(kControl), copy));
+  return copy_flags(pid, space);
+}
+
+// Without a journal: nothing can be recorded.
+Status Stub::copy_flags(pid_t pid, const Space& space) const {
+  const std::uint32_t flags = control_->flags & ~static_cast<std::uint32_t>(kJournalContent | kJournalRanges);
+  return put(pid, space.at(kControl) + offsetof(Control, flags), flags);
+}
+
+Status Stub::share(Injector& in, Space& space) {
   if (own_filters_ < 0) {  // of an image: what it came with, it may have
     auto status = read_proc_file(fmt::format("/proc/{}/status", in.tid()));
     if (status) own_filters_ = filters_of(*status) - 1;
@@ -216,7 +243,11 @@ Status Stub::share(Injector& in, const Space& space) {
   auto mapped = in.call_checked(SYS_mmap, {space.at(kControl), kSharedSize, PROT_READ | PROT_WRITE,
                                            MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(fd), 0});
   in.call(SYS_close, {static_cast<std::uint64_t>(fd)}).value_or(0);
-  return mapped ? Status() : Status(mapped.error());
+  if (!mapped) return mapped.error();
+  // What was learned of descriptors without it is void.
+  if (space.light) RETURN_IF_ERROR(put(in.tid(), space.at(kProcess) + offsetof(Process, fd_epoch), std::uint32_t{0}));
+  space.light = false;
+  return {};
 }
 
 Status Stub::unshare(Injector& in, const Space& space) const {
@@ -225,23 +256,61 @@ Status Stub::unshare(Injector& in, const Space& space) const {
   return mapped ? Status() : Status(mapped.error());
 }
 
+CodeAround Stub::code_around(pid_t pid, std::uint64_t site) {
+  CodeAround code{};
+  const auto bytes = std::as_writable_bytes(std::span(code));
+  if (read_some(pid, site - kBefore, bytes) == code.size()) return code;
+  // Code that begins or ends a mapping: what can't be read is no plan's instruction.
+  code = {};
+  read_some(pid, site, bytes.subspan<kBefore>());
+  for (std::size_t n = kBefore; n > 0; --n)
+    if (read_some(pid, site - n, bytes.subspan(kBefore - n, n)) == n) break;
+  return code;
+}
+
+std::vector<Plan> Stub::plans_of(std::uint64_t site, int nr, const CodeAround& code) {
+  return plan_patch(site, nr, std::span<const std::uint8_t, kBefore>(code.data(), kBefore),
+                    std::span<const std::uint8_t, kAfter>(code.data() + kBefore, kAfter));
+}
+
+Status Stub::put_page(MemoryWriter& out, Space& space, std::uint64_t page) {
+  space.pages.add_page(page);
+  return out.put(page, space.at(kCode) + code_head().enter);
+}
+
+Status Stub::put_patch(MemoryWriter& out, Space& space, std::uint64_t site, const Plan& plan, std::uint64_t slot) {
+  const Site entry = to_site(plan, site, slot);
+  RETURN_IF_ERROR(out.put(slot, encode_slot(plan, site, slot)));
+  RETURN_IF_ERROR(out.put(space.at(kProcess) + sizeof(Process) + space.sites.size() * sizeof(Site), entry));
+  space.add_site(entry, slot + slow_offset(plan));
+  // Whoever takes over from us must know each patch.
+  RETURN_IF_ERROR(out.put(space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
+  ++figures.patched;
+  const auto bytes = encode_patch(plan, site, slot);
+  return out.write(site - plan.patched_at, std::as_bytes(std::span(bytes)));
+}
+
+Result<bool> Stub::patch_in_place(pid_t pid, Space& space, std::uint64_t site, int nr) {
+  if (space.sites.size() == kSites) return false;
+  for (const Plan& plan : plans_of(site, nr, code_around(pid, site))) {
+    if (disturbs(plan, site, space.sites)) continue;
+    const auto slot = space.pages.find(plan, site);
+    if (!slot) return false;
+    MemoryWriter out(pid);
+    RETURN_IF_ERROR(put_patch(out, space, site, plan, *slot));
+    return true;
+  }
+  return false;
+}
+
 Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why) {
   const pid_t pid = in.tid();
   if (space.sites.size() == kSites) {
     why = "the site table is full";
     return false;
   }
-  std::array<std::uint8_t, kBefore + kAfter> code{};
-  // Code that begins or ends a mapping: what can't be read is no plan's instruction.
-  read_some(pid, site, std::as_writable_bytes(std::span(code).subspan<kBefore>()));
-  for (std::size_t n = kBefore; n > 0; --n)
-    if (read_some(pid, site - n, std::as_writable_bytes(std::span(code).subspan(kBefore - n, n))) == n) break;
-  const auto plans = plan_patch(site, nr, std::span<const std::uint8_t, kBefore>(code.data(), kBefore),
-                                std::span<const std::uint8_t, kAfter>(code.data() + kBefore, kAfter));
-  const auto prepare = [&](std::uint64_t page) -> Status {
-    space.pages.add_page(page);
-    return put(pid, page, space.at(kCode) + code_head().enter);
-  };
+  MemoryWriter out(pid);
+  const auto plans = plans_of(site, nr, code_around(pid, site));
   why = plans.empty() ? "no system call instruction" : "no page near the call";
   for (const Plan& plan : plans) {
     if (disturbs(plan, site, space.sites)) continue;
@@ -256,7 +325,7 @@ Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr,
           in.call(SYS_munmap, {page, SlotPages::kPage}).value_or(0);
           continue;
         }
-        RETURN_IF_ERROR(prepare(page));
+        RETURN_IF_ERROR(put_page(out, space, page));
         break;
       }
       slot = space.pages.find(plan, site);
@@ -265,21 +334,13 @@ Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr,
       for (const auto& wanted : space.pages.wanted(plan)) {
         auto there = map_at(in, wanted.page, SlotPages::kPage, PROT_READ | PROT_EXEC);
         if (!there || !*there) continue;
-        RETURN_IF_ERROR(prepare(wanted.page));
+        RETURN_IF_ERROR(put_page(out, space, wanted.page));
         slot = wanted.slot;
         break;
       }
     }
     if (!slot) continue;
-    const Site entry = to_site(plan, site, *slot);
-    RETURN_IF_ERROR(put(pid, *slot, encode_slot(plan, site, *slot)));
-    RETURN_IF_ERROR(put(pid, space.at(kProcess) + sizeof(Process) + space.sites.size() * sizeof(Site), entry));
-    space.add_site(entry, *slot + slow_offset(plan));
-    // Whoever takes over from us must know each patch.
-    RETURN_IF_ERROR(put(pid, space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
-    const auto bytes = encode_patch(plan, site, *slot);
-    RETURN_IF_ERROR(write_exact(pid, site - plan.patched_at, std::as_bytes(std::span(bytes))));
-    ++figures.patched;
+    RETURN_IF_ERROR(put_patch(out, space, site, plan, *slot));
     return true;
   }
   ++figures.unpatchable;
@@ -306,10 +367,18 @@ Result<bool> Stub::find(pid_t pid, Space& space) const {
   return false;
 }
 
+Result<bool> Stub::has_copy(pid_t pid, const Space& space) const {
+  ASSIGN_OR_RETURN(const auto maps, maps_of(pid));
+  for (const Vma& v : maps)
+    if (space.at(kControl) >= v.start && space.at(kControl) < v.end) return !v.shared;
+  return plain_error("it has no control block");
+}
+
 Status Stub::renew_code(pid_t pid, const Space& space) const {
-  RETURN_IF_ERROR(write_code(pid, space.window));
+  MemoryWriter out(pid);
+  RETURN_IF_ERROR(write_code(out, space.window));
   for (std::uint64_t page : space.pages.pages())
-    RETURN_IF_ERROR(put(pid, page, space.at(kCode) + code_head().enter));
+    RETURN_IF_ERROR(out.put(page, space.at(kCode) + code_head().enter));
   return {};
 }
 

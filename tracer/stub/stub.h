@@ -9,6 +9,8 @@
 #include "supervisor/base/result.h"
 #include "supervisor/base/unique_fd.h"
 #include "tracer/inject.h"
+#include "tracer/memory.h"
+#include "tracer/stub/known.h"
 #include "tracer/stub/layout.h"
 #include "tracer/stub/space.h"
 #include "tracer/task.h"
@@ -40,30 +42,50 @@ class Stub {
 
   // With all threads of the address space stopped. `in`: one of them.
   Status install(Injector& in, Space& space);
-  Status share(Injector& in, const Space& space);          // control block and ring
+  Status share(Injector& in, Space& space);          // control block and ring
   Status unshare(Injector& in, const Space& space) const;  // zeros in their place
   // Maps what a slot needs, then writes slot and patch. False, with `why`: not patchable.
   Result<bool> patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why);
   // After an image: the arena of this process, when it has one that we understand.
   Result<bool> find(pid_t pid, Space& space) const;
+  Result<bool> has_copy(pid_t pid, const Space& space) const;  // of the control block, instead of ours
   Status renew_code(pid_t pid, const Space& space) const;
 
+  // The same by the stopped thread's own memory alone. False: it needs what only patch() can do.
+  Result<bool> patch_in_place(pid_t pid, Space& space, std::uint64_t site, int nr);
+  // For a process that has a copy of the control block.
+  Status copy_control(pid_t pid, const Space& space) const;
+  Status copy_flags(pid_t pid, const Space& space) const;
+  static CodeAround code_around(pid_t pid, std::uint64_t site);
+  // May a new program have its arena before it runs?
+  bool may_start() const;
+  KnownCode& known() { return known_; }
+
   bool paused = false;          // patch nothing for now
+  bool own_filters = false;     // some program has installed a seccomp filter of its own
   unsigned site_traps = 8;      // a site is patched at this many of its stops...
   unsigned space_traps = 64;    // ...once its address space had this many
 
   struct Figures {
-    std::uint64_t spaces = 0, patched = 0, unpatchable = 0, reports = 0, left = 0;
+    std::uint64_t spaces = 0, started = 0, patched = 0, unpatchable = 0, reports = 0, left = 0;
     std::string last_refusal;
   } figures;
 
  private:
+  friend class Start;
   Stub() = default;
+  static std::vector<Plan> plans_of(std::uint64_t site, int nr, const CodeAround& code);
+  static Status write_code(MemoryWriter& out, std::uint64_t window);
+  static Status put_page(MemoryWriter& out, Space& space, std::uint64_t page);
+  Status put_patch(MemoryWriter& out, Space& space, std::uint64_t site, const Plan& plan, std::uint64_t slot);
+  Status fill(MemoryWriter& out, const Space& space) const;
   Status check_process(pid_t pid);
   UniqueFd memory_;
   Control* control_ = nullptr;
   char* ring_ = nullptr;
   int own_filters_ = -1;
+  KnownCode known_;
+  bool starts_programs_ = false;
 };
 
 }  // namespace supervise::stub

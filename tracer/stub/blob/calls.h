@@ -105,7 +105,7 @@ inline long stat_at(int dirfd, const char* path, unsigned flags, unsigned mask, 
              reinterpret_cast<long>(&sx));
 }
 
-inline Place place_of_fd(int fd, const Control* c) {
+[[gnu::noinline]] inline Place place_of_fd(int fd, const Control* c) {
   struct statx sx;
   const long r = stat_at(fd, "", kEmptyPath, STATX_TYPE | STATX_MNT_ID, sx);
   if (r == 0) return place_of(sx, c);
@@ -115,7 +115,7 @@ inline Place place_of_fd(int fd, const Control* c) {
 }
 
 // Of what a call by name would change: the file, or the directory that the name would be in.
-inline Place place_of_name(int dirfd, const char* path, bool follow, const Control* c) {
+[[gnu::noinline]] inline Place place_of_name(int dirfd, const char* path, bool follow, const Control* c) {
   struct statx sx;
   if (!path) return place_of_fd(dirfd, c);
   long r = stat_at(dirfd, path, follow ? 0 : kSymlinkNofollow, STATX_TYPE | STATX_MNT_ID, sx);

@@ -21,7 +21,7 @@
 #define A_TRAP_KIND 132
 #define AREA_SIZE 8192
 #define AREAS_SHIFT 25
-
+#define BOOT_TABLE 0x1000
   .section .head, "ax"
   .globl stub_head
 stub_head:
@@ -40,6 +40,9 @@ stub_area_tag:
   .long stub_leave_end - stub_head
   .long stub_traced_entry - stub_head
   .long stub_traced_result - stub_head
+  .long stub_first - stub_head
+  .long stub_first_end - stub_head
+  .long stub_first_stop - stub_first
 
   .text
   .globl stub_enter
@@ -147,6 +150,32 @@ stub_traced_back:
 stub_traced_recorded:
   pop %rbx
   ret
+
+// Before a program runs (layout.h, BootTable): rsp is its own, everything else is free. This is copied over its
+// first instructions.
+stub_first:
+  lea -BOOT_TABLE(%rsp), %rbx
+  mov %rbx, %rbp
+1:
+  mov 8(%rbp), %rsi
+  test %rsi, %rsi
+  je 2f
+  mov (%rbp), %rdi
+  mov 16(%rbp), %edx
+  mov 20(%rbp), %r10d
+  mov $-1, %r8
+  xor %r9d, %r9d
+  mov $9, %eax  // mmap
+  syscall
+  mov %rax, 24(%rbp)
+  add $32, %rbp
+  jmp 1b
+2:
+  mov $-1, %rdi
+  mov $3, %eax  // close
+stub_first_stop:
+  syscall
+stub_first_end:
 
   .section .traced, "ax"
   .balign 16

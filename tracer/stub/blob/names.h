@@ -27,7 +27,7 @@ struct Split {
 };
 
 // Of a path that the kernel could read. False: too long, or the last name is none ("/", "..", "a/").
-inline bool split(const char* path, Split& s) {
+[[gnu::noinline]] inline bool split(const char* path, Split& s) {
   if (!path) return false;
   unsigned n = 0, end = 0;
   for (; n < sizeof s.text - 1 && path[n]; ++n) s.text[n] = path[n];
@@ -51,7 +51,7 @@ struct Dir {
   bool same(const Dir& o) const { return known && o.known && file == o.file; }
 };
 
-inline Dir known_dir(const Control* c, int fd, const char* name) {
+[[gnu::noinline]] inline Dir known_dir(const Control* c, int fd, const char* name) {
   Dir dir;
   struct statx sx;
   const bool open = !name || name[0] == 0;
@@ -60,16 +60,11 @@ inline Dir known_dir(const Control* c, int fd, const char* name) {
     return dir;
   const Place p = place_of(sx, c);
   if (p.where != Place::OnPath || !is_dir(p.mode)) return dir;
-  for (unsigned i = dir_hash(sx.stx_ino), n = 0; n < kDirs; ++n, i = (i + 1) % kDirs) {
-    const uint16_t at = __atomic_load_n(&c->dirs[i], __ATOMIC_ACQUIRE);
-    if (at == 0 || at > kFiles) return dir;
-    const File& f = c->files[at - 1];
-    if (f.ino != sx.stx_ino || f.path != p.path || !(__atomic_load_n(&f.flags, __ATOMIC_ACQUIRE) & kDirectory)) continue;
-    dir.known = true;
-    dir.file = at - 1u;
-    dir.path = p.path;
-    return dir;
-  }
+  const uint32_t at = find_inode(c, sx.stx_ino, p.path);
+  if (at == 0 || !(__atomic_load_n(&c->files[at - 1].flags, __ATOMIC_ACQUIRE) & kDirectory)) return dir;
+  dir.known = true;
+  dir.file = at - 1;
+  dir.path = p.path;
   return dir;
 }
 
@@ -90,7 +85,7 @@ inline void release(Area* a, Control* c, Env& env) {
 
 // What the name stands for now, into the Area: the supervisor needs it when the thread is taken out behind its
 // call. False: nobody can tell, or it is on no storage path, or another one.
-inline bool look_at_name(Area* a, const Control* c, const Dir& dir, int dirfd, const char* path, unsigned which) {
+[[gnu::noinline]] inline bool look_at_name(Area* a, const Control* c, const Dir& dir, int dirfd, const char* path, unsigned which) {
   a->facts[which] = {};
   struct statx sx;
   const long r = stat_at(dirfd, path, kSymlinkNofollow, STATX_BASIC_STATS | STATX_MNT_ID, sx);
@@ -106,25 +101,50 @@ inline bool look_at_name(Area* a, const Control* c, const Dir& dir, int dirfd, c
   return true;
 }
 
-// Numbers for a file that was just made. False: there are none left; the supervisor learns of it in its own time.
-inline bool new_file(Control* c, uint64_t ino, unsigned path, uint8_t flags, NameChange& change) {
-  if (__atomic_load_n(&c->files_used, __ATOMIC_RELAXED) >= kFiles ||
-      __atomic_load_n(&c->descriptions_used, __ATOMIC_RELAXED) >= kDescriptions)
-    return false;
+[[gnu::noinline]] inline uint32_t new_description(Control* c, uint32_t file, uint8_t flags) {  // 1 + index; 0: there are none left
+  if (__atomic_load_n(&c->descriptions_used, __ATOMIC_RELAXED) >= kDescriptions) return 0;
+  const uint32_t n = __atomic_fetch_add(&c->descriptions_used, 1, __ATOMIC_ACQ_REL);
+  if (n >= kDescriptions) return 0;
+  File& f = c->files[file];
+  c->descriptions[n] = {static_cast<uint16_t>(file), static_cast<uint8_t>(f.path), flags};
+  __atomic_store_n(&f.described[flags & 3], static_cast<uint16_t>(n + 1), __ATOMIC_RELEASE);
+  return n + 1;
+}
+
+// Numbers for a file that was just made; remember_inode() comes once its record is there. False: there are none
+// left; the supervisor learns of it in its own time.
+inline bool new_file(Control* c, uint64_t ino, const Dir& dir, const Split& name, uint8_t flags, NameChange& change) {
+  if (__atomic_load_n(&c->files_used, __ATOMIC_RELAXED) >= kFiles) return false;
   const uint32_t file = __atomic_fetch_add(&c->files_used, 1, __ATOMIC_ACQ_REL);
   if (file >= kFiles) return false;
-  const uint32_t description = __atomic_fetch_add(&c->descriptions_used, 1, __ATOMIC_ACQ_REL);
-  if (description >= kDescriptions) return false;
   File& f = c->files[file];
+  f = {};
   f.ino = ino;
-  f.size = 0;
-  f.lock = 0;
-  f.path = static_cast<uint16_t>(path);
-  f.flags = 0;
-  c->descriptions[description] = {static_cast<uint16_t>(file), static_cast<uint8_t>(path), flags};
+  f.path = static_cast<uint16_t>(dir.path);
+  f.flags = kNamed;
+  f.dir = dir.file + 1;
+  f.name = name_hash(name.last, name.last_length);
+  change.description = new_description(c, file, flags);
   change.file = file + 1;
-  change.description = description + 1;
-  return true;
+  return change.description != 0;
+}
+
+// What an open file on a storage path is, when it has the name that it is known by: 0, or its class.
+inline uint32_t class_of_named(Control* c, uint64_t ino, const Dir& dir, const Split& name, uint8_t flags) {
+  const uint32_t at = find_inode(c, ino, dir.path);
+  if (at == 0) return kUnknown;
+  const File& f = c->files[at - 1];
+  if (!(__atomic_load_n(&f.flags, __ATOMIC_ACQUIRE) & kNamed) || f.dir != dir.file + 1 || f.name != name_hash(name.last, name.last_length))
+    return kUnknown;
+  uint32_t n = __atomic_load_n(&f.described[flags & 3], __ATOMIC_ACQUIRE);
+  if (n == 0) n = new_description(c, at - 1, flags);
+  return n == 0 || n > kDescriptions ? uint32_t{kUnknown} : kFirstDescription + n - 1;
+}
+
+// It has lost a name: whoever opens the number next may be another file.
+inline void lost_name(Control* c, uint64_t ino, unsigned path) {
+  if (const uint32_t at = find_inode(c, ino, path))
+    __atomic_fetch_and(&c->files[at - 1].flags, static_cast<uint16_t>(~unsigned{kNamed}), __ATOMIC_ACQ_REL);
 }
 
 }  // namespace supervise::stub

@@ -13,6 +13,7 @@ namespace {
 static_assert(offsetof(Area, rax) == 0 && offsetof(Area, rdi) == 8 && offsetof(Area, r9) == 48);
 static_assert(offsetof(Area, rsp) == 56 && offsetof(Area, rbx) == 64 && offsetof(Area, r15) == 104);
 static_assert(offsetof(Area, slot) == 112 && offsetof(Area, result) == 120 && offsetof(Area, stage) == 128);
+static_assert(offsetof(BootMap, size) == 8 && offsetof(BootMap, prot) == 16 && offsetof(BootMap, result) == 24);
 static_assert(offsetof(Area, trap_kind) == 132 && kAreaSize == 8192 && kAreasSize == 1u << 25);
 
 enum Way : int { kMade = 0, kThroughSlot = 1 };
@@ -175,6 +176,8 @@ int on_write(Area* a, Control* c) {
   return kMade;
 }
 
+bool journaled(const Control* c) { return c->flags & (kJournalContent | kJournalRanges); }
+
 int on_sync(Area* a, Control* c) {
   const long fd = static_cast<int>(a->rdi);
   if (c->flags & kNoPaths) return native(a);
@@ -186,7 +189,7 @@ int on_sync(Area* a, Control* c) {
   if (k.cls >= kFirstDescription) {
     d = c->descriptions[(k.cls - kFirstDescription) % kDescriptions];
     if (d.file >= kFiles) return kThroughSlot;
-  } else if (k.cls >= kDeclaredRead) {
+  } else if (k.cls >= kDeclaredRead && journaled(c)) {
     const Dir dir = known_dir(c, static_cast<int>(fd), nullptr);
     if (!dir.known) return kThroughSlot;
     d.file = static_cast<uint16_t>(dir.file);
@@ -296,10 +299,8 @@ int on_name_change(Area* a, Control* c) {
   return names_elsewhere(a, c, c->names[a->rax]) ? native(a) : kThroughSlot;
 }
 
-bool journaled(const Control* c) { return c->flags & (kJournalContent | kJournalRanges); }
-
 // The end of a call that has the lock of a file or directory: `recorded` is false when the ring was full.
-int finish(Area* a, Control* c, bool recorded, bool half) {
+[[gnu::noinline]] int finish(Area* a, Control* c, bool recorded, bool half) {
   if (!recorded) stub_report(a);  // which gives the lock back
   a->stage = kDone;
   Env env;
@@ -340,6 +341,8 @@ int on_two_fds(Area* a, Control* c) {
 // The directory's lock is had, facts are known.
 int finish_names(Area* a, Control* c, const Dir& dir, RecordKind kind, const Split& name, const Split* second) {
   if (a->result < 0) return finish(a, c, !told(c, a->result), false);
+  lost_name(c, a->facts[0].ino, dir.path);
+  if (a->facts[1].mode) lost_name(c, a->facts[1].ino, dir.path);
   NameChange change{};
   change.ino = a->facts[0].ino;
   change.mode = a->facts[0].mode;
@@ -458,8 +461,10 @@ bool learn_opened(Area* a, Control* c, const Dir& dir, int dirfd, const Split& n
       (existed && sx.stx_ino != a->facts[0].ino))
     return false;
   const bool reads = (flags & kAccess) == 0 && kDeclaredRead + p.path < kFirstDescription;
+  const uint8_t marks = (flags & kOpenAppend ? unsigned{kAppend} : 0u) | (flags & kOpenDataSync ? unsigned{kDataSync} : 0u);
+  uint32_t cls = reads ? kDeclaredRead + p.path : existed ? class_of_named(c, sx.stx_ino, dir, name, marks) : uint32_t{kUnknown};
   if (existed && !(flags & kTruncate)) {
-    if (table && reads) learn(fd, seen, kDeclaredRead + p.path);
+    if (table && cls != kUnknown) learn(fd, seen, cls);
     return true;
   }
   NameChange change{};
@@ -469,14 +474,11 @@ bool learn_opened(Area* a, Control* c, const Dir& dir, int dirfd, const Split& n
   change.uid = sx.stx_uid;
   change.gid = sx.stx_gid;
   change.name = static_cast<uint16_t>(name.last_length);
-  uint32_t cls = reads ? kDeclaredRead + p.path : kUnknown;
-  if (!existed && table && !reads) {
-    const uint8_t marks = (flags & kOpenAppend ? unsigned{kAppend} : 0u) | (flags & kOpenDataSync ? unsigned{kDataSync} : 0u);
-    if (new_file(c, sx.stx_ino, p.path, marks, change)) cls = kFirstDescription + change.description - 1;
-  }
+  if (!existed && new_file(c, sx.stx_ino, dir, name, marks, change) && !reads) cls = kFirstDescription + change.description - 1;
   const Part parts[kParts] = {{&change, sizeof change}, {name.last, name.last_length}, {}};
   Env env;
   if (!append_change(c, ring(), a, env, kCreate, existed ? unsigned{kRecordExisted} : 0u, dir.file, parts, half)) return false;
+  if (change.file) remember_inode(c, change.file - 1);
   if (table && cls != kUnknown) learn(fd, seen, cls);
   return true;
 }

@@ -1,0 +1,145 @@
+// Programs that get their arena before they run (tracer/stub/start.h), and what is learned of call sites for it.
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <utility>
+
+#include "tracer/inject.h"
+#include "tracer/proc_info.h"
+#include "tracer/stub/code.h"
+#include "tracer/stub/start.h"
+#include "tracer/tracer.h"
+
+namespace supervise {
+
+using ptrace_raw::Regs;
+using stub::KnownCode;
+using stub::KnownSegment;
+using stub::KnownSite;
+
+namespace {
+
+constexpr auto kSoon = std::chrono::microseconds(60);
+constexpr auto kShareDeadline = Millis(2000);
+
+}  // namespace
+
+// What this task will report within microseconds is served at once: to sleep and be woken takes longer.
+void Tracer::serve_soon(pid_t tid) {
+  const auto end = Clock::now() + kSoon;
+  do {
+    int status = 0;
+    const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
+    if (got == tid) handle(tid, status);
+    if (got != 0) return;
+  } while (Clock::now() < end);
+}
+
+bool Tracer::start_program(Task& task) {
+  if (!stub_ || holding_ || safe_ || task.exempt || task.detained || task.held) return false;
+  auto regs = ptrace_raw::get_regs(task.tid);
+  if (!regs || !stub_->may_start()) return false;
+  task.space->entry = regs->rip;
+  const auto known = stub_->known().start(regs->rip, stub::Stub::code_around(task.tid, regs->rip));
+  if (!known) return false;
+  ++known->segment->starts;
+  if (!KnownCode::worth_starting(*known->segment)) {
+    ++known->segment->plain_starts;
+    return false;
+  }
+  auto mask = ptrace_raw::get_sigmask(task.tid);
+  if (!mask) return false;
+  auto start = std::make_shared<stub::Start>(*stub_, task.tid, *task.space, *regs, *mask, notes_);
+  if (!start->prepare(*known) || !ptrace_raw::set_sigmask(task.tid, ~0ull)) return false;
+  task.start = std::move(start);
+  const pid_t tid = task.tid;
+  go_on(task);
+  serve_soon(tid);
+  return true;
+}
+
+// At an entry stop of a task that is being started. False: the call is somebody else's.
+bool Tracer::serve_start(Task& task, std::uint64_t ip) {
+  if (!task.start->is_stop(ip)) return false;
+  const auto start = std::exchange(task.start, nullptr);
+  const pid_t tid = task.tid;
+  Regs regs = start->begin();
+  if (auto filled = start->fill(); !filled) {
+    const bool taken = task.space->sites.empty();
+    if (taken) *task.space = stub::Space{};
+    task.space->refused = stub_->figures.last_refusal = filled.error().message();
+    task.no_area = true;
+  } else if (const auto area = task.space->take_area()) {
+    task.area = *area;
+    write_area(task);
+    regs.gs_base = task.area;
+  }
+  ptrace_raw::set_sigmask(tid, start->mask).ignore();
+  ptrace_raw::set_regs(tid, regs).ignore();
+  if (start->group_stopped) {
+    ptrace_raw::interrupt(tid).ignore();
+    task.interrupted = true;
+  }
+  go_on(task);
+  return true;
+}
+
+// A program with a copy of the control block that writes much to storage paths: it makes the call at hand again.
+bool Tracer::share_with(Task& task) {
+  const pid_t tid = task.tid;
+  std::shared_ptr<stub::Space> space = task.space;
+  std::vector<std::pair<pid_t, int>> stopped;
+  bool entered = true;  // still at the entry of its call
+  if (stop_others(task, stopped, true)) {
+    auto in = Injector::open_at_entry(*this, task, Deadline::in(kShareDeadline));
+    entered = false;
+    auto shared = in ? stub_->share(*in, *space) : Status(in.error());
+    if (!shared) space->refused = stub_->figures.last_refusal = shared.error().message();
+    space->calls_to_share = 0;
+  }
+  for (auto [other, status] : stopped) handle(other, status);
+  Task* self = find(tid);
+  if (!self) return true;
+  if (entered) return false;
+  policy_.on_call_dropped(*self);
+  self->call.reset();
+  self->injected = false;
+  go_on(*self);
+  return true;
+}
+
+// Changes of the control block, for those that have a copy of it.
+void Tracer::renew_copies(bool all_of_it) {
+  if (!stub_) return;
+  std::set<const stub::Space*> done;
+  for (auto& [tid, task] : tasks_) {
+    if (!task.space || !task.space->light || !task.space->installed || !done.insert(task.space.get()).second) continue;
+    if (all_of_it) stub_->copy_control(tid, *task.space).ignore();
+    else stub_->copy_flags(tid, *task.space).ignore();
+  }
+}
+
+// At a stop at a site that is not patched; `first`: of this address space. True: it is known as a busy one.
+bool Tracer::learn_site(const Task& task, std::uint64_t site, int nr, bool first) {
+  stub::Space& space = *task.space;
+  const auto code = stub::Stub::code_around(task.tid, site);
+  KnownSegment* segment = nullptr;
+  KnownSite* known = stub_->known().find(site, code, &segment);
+  if (!known) {
+    auto maps = maps_of(task.tid);
+    if (!maps) return false;
+    for (const Vma& v : *maps) {
+      if (site < v.start || site >= v.end || !v.exec || v.ino == 0) continue;
+      known = &stub_->known().learn({std::uint64_t{v.dev_major} << 32 | v.dev_minor, v.ino, v.offset}, v.start, site, nr,
+                                    code, &segment);
+      if (space.entry >= v.start && space.entry < v.end)
+        stub_->known().learn_entry(*segment, v.start, space.entry, stub::Stub::code_around(task.tid, space.entry));
+      break;
+    }
+    if (!known) return false;
+  }
+  KnownCode::stopped(*segment, *known, first, !space.started);
+  return known->hot && known->nr == nr;
+}
+
+}  // namespace supervise
