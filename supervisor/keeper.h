@@ -29,6 +29,13 @@ struct KeeperPage {
   std::atomic<int> up[kPaths];         // 1 + index of the directory whose --path-up has run
   std::atomic<int> rebound[kPaths];    // 1 + index of the directory that is bound, 0: unchanged
   std::atomic<int> switched[kPaths];   // 1 + index of the directory in use, 0: unchanged
+  struct Pieces {                      // of a transfer that is finished in pieces (Session::Pieces)
+    std::atomic<pid_t> tid;            // 0: none
+    int nr;
+    std::uint64_t original[6], done;
+  };
+  static constexpr int kPieces = 64;
+  Pieces pieces[kPieces];
   TracerNotes notes;
 };
 

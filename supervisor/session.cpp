@@ -425,6 +425,7 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
     if (ring_) learn_for_stub(task, ctx, result);
     if (wants_more(task, original, ctx, result, done)) {
       pieces_[task.tid] = {original, done};
+      note_pieces(task, pieces_[task.tid]);
       Args rest = original;
       rest[1] += done;
       rest[2] -= done;
@@ -459,6 +460,7 @@ ExitAction Session::give_result(Task& task, long result, ptrace_raw::Regs& regs)
     set_args(regs, pieces->second.original);
     result = static_cast<long>(done);
     pieces_.erase(pieces);
+    forget_pieces(task.tid);
   }
   regs.rax = static_cast<unsigned long long>(result);
   return ExitAction::Continue;
@@ -495,6 +497,7 @@ void Session::on_end(const Task& task, const Stop& stop) {
   on_call_dropped(gone);
   failed_.erase(task.tid);
   pieces_.erase(task.tid);
+  forget_pieces(task.tid);
   if (task.tid == app_pid_) {
     app_end_ = stop;
     if (auto error = world_->launch_error()) {

@@ -125,6 +125,7 @@ class Session : public TracerPolicy {
   EntryDecision on_entry(Task& task) override;
   ExitAction on_exit(Task& task, long result, ptrace_raw::Regs& regs) override;
   ExitAction on_result(Task& task, long result, ptrace_raw::Regs& regs, const StubNote& note) override;
+  ExitAction on_left_behind(Task& task, long result, ptrace_raw::Regs& regs) override;
   void on_ring_filling() override;
   void on_call_dropped(Task& task) override;
   SignalAction on_signal(Task& task, const siginfo_t& info) override;
@@ -189,6 +190,8 @@ class Session : public TracerPolicy {
   void serve_keeper();
   void stop_tasks(pid_t dying, bool at_exit);  // in the keeper
   void forget_calls();
+  void note_pieces(const Task& task, const Pieces& pieces);
+  void forget_pieces(pid_t tid);
   void begin_journal_anew(StoragePath& path);
   void set_step(int step);
   int survive(pid_t dead);  // in the keeper, after the supervisor's death

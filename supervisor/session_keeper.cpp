@@ -112,6 +112,40 @@ void Session::forget_calls() {
   incident_ = {};
   events_.set_incident(0);
   if (ring_) ring_->reset();
+  for (const auto& note : keeper_.page()->pieces) {
+    if (note.tid == 0) continue;
+    Pieces& p = pieces_[note.tid];
+    std::copy_n(note.original, 6, p.original.begin());
+    p.done = note.done;
+  }
+}
+
+void Session::note_pieces(const Task& task, const Pieces& pieces) {
+  if (!keeper_.page()) return;
+  forget_pieces(task.tid);
+  for (auto& note : keeper_.page()->pieces) {
+    if (note.tid != 0) continue;
+    note.nr = task.call->nr;
+    std::copy_n(pieces.original.begin(), 6, note.original);
+    note.done = pieces.done;
+    note.tid = task.tid;
+    return;
+  }
+}
+
+void Session::forget_pieces(pid_t tid) {
+  if (!keeper_.page()) return;
+  for (auto& note : keeper_.page()->pieces)
+    if (note.tid == tid) note.tid = 0;
+}
+
+// The rest of a transfer of which its former supervisor had seen the first pieces: short it may be.
+ExitAction Session::on_left_behind(Task& task, long result, ptrace_raw::Regs& regs) {
+  const auto it = pieces_.find(task.tid);
+  if (it != pieces_.end() && task.call->args[1] == it->second.original[1] + it->second.done &&
+      task.call->args[2] == it->second.original[2] - it->second.done)
+    return give_result(task, result, regs);
+  return result < 0 ? on_result(task, result, regs, StubNote()) : ExitAction::Continue;
 }
 
 // What the dead supervisor knew of writes that are not durable yet is lost: they are made durable.
@@ -195,7 +229,6 @@ int Session::survive(pid_t dead) {
   }
   watch_signals();
   control_.reset();
-  if (calm) forget_calls();
   for (auto& path : paths_.all()) {
     const int mark = page->switched[path->slot % KeeperPage::kPaths];
     if (mark > 0 && path->active != static_cast<std::size_t>(mark - 1)) {
@@ -217,6 +250,10 @@ int Session::survive(pid_t dead) {
     finish_at_end();
     return 128 + SIGKILL;
   }
+  if (calm) {
+    forget_calls();
+    refresh_stub();
+  }
   // From now on the world's init ends all that nobody supervises.
   if (config_.outlive) tracer_.set_exit_kill(false);
   const Deadline soon = Deadline::in(Millis(20000));
@@ -228,10 +265,9 @@ int Session::survive(pid_t dead) {
   }
   end_tcp_repair(tracer_.processes());  // the supervisor may have died with a dump
   guarded_ = page->guarded;
-  tracer_.share_stub(Deadline::in(Millis(20000)));  // its processes are new to this tracer
+  if (!calm) tracer_.share_stub(Deadline::in(Millis(20000)));  // its processes are new to this tracer
   unguard();
   if (calm) {
-    refresh_stub();
     tracer_.tell_results();
     events_.info("supervisor.taken_over", fmt::format("{} threads of {} processes go on", tracer_.tasks().size(),
                                                       tracer_.processes().size()));

@@ -97,6 +97,12 @@ Result<siginfo_t> get_siginfo(pid_t tid) {
   return info;
 }
 
+Status set_siginfo(pid_t tid, const siginfo_t& info) {
+  if (call(PTRACE_SETSIGINFO, tid, 0, const_cast<siginfo_t*>(&info)) != 0)
+    return errno_error(fmt::format("PTRACE_SETSIGINFO of thread {}", tid));
+  return {};
+}
+
 Result<bool> has_shared_signal(pid_t tid) {
   ptrace_peeksiginfo_args which{0, PTRACE_PEEKSIGINFO_SHARED, 1};
   siginfo_t info;

@@ -47,6 +47,7 @@ Result<std::vector<std::byte>> get_xstate(pid_t tid);
 Status set_xstate(pid_t tid, const std::vector<std::byte>& state);
 Result<unsigned long> event_message(pid_t tid);
 Result<siginfo_t> get_siginfo(pid_t tid);
+Status set_siginfo(pid_t tid, const siginfo_t& info);
 Result<bool> has_shared_signal(pid_t tid);  // one waits for the process, blocked or not
 Result<std::uint64_t> get_sigmask(pid_t tid);
 Status set_sigmask(pid_t tid, std::uint64_t mask);

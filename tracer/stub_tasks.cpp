@@ -430,16 +430,19 @@ void Tracer::unshare_stub(Deadline deadline) {
   }
 }
 
-void Tracer::share_stub(Deadline deadline) {
+void Tracer::share_stub(Deadline deadline, bool mapped) {
   if (!stub_) return;
   std::map<pid_t, std::shared_ptr<stub::Space>> spaces;
   stub_->own_filters |= std::ranges::any_of(tasks_, [](const auto& task) { return !task.second.space; });
   for (auto& [tid, task] : tasks_) {
     if (!task.space) {
-      auto& space = spaces[task.tgid];
+      const Task* parent = task.vfork_child ? find(task.vfork_parent) : nullptr;
+      const pid_t owner = parent ? parent->tgid : task.tgid;
+      if (parent) task.no_area = task.stranger = true;
+      auto& space = spaces[owner];
       if (!space) {
         space = std::make_shared<stub::Space>();
-        auto found = stub_->find(task.tgid, *space);
+        auto found = stub_->find(owner, *space);
         if (!found) space->refused = stub_->figures.last_refusal = found.error().message();
       }
       task.space = space;
@@ -451,16 +454,22 @@ void Tracer::share_stub(Deadline deadline) {
     if (!task || !task->space || !task->space->installed || !done.insert(task->space.get()).second) continue;
     stub::Space& space = *task->space;
     Status shared;
-    {
+    if (!mapped) {
       auto in = Injector::open(*this, *task, deadline);
       shared = in ? stub_->share(*in, space) : Status(in.error());
     }
-    if (shared) shared = stub_->renew_code(pid, space);
+    if (mapped) {
+      auto copy = stub_->has_copy(pid, space);
+      shared = copy ? Status() : Status(copy.error());
+      space.light = copy && *copy;
+      if (space.light) shared = stub_->copy_control(pid, space);
+    }
+    if (shared && !mapped) shared = stub_->renew_code(pid, space);
     if (!shared) space.refused = stub_->figures.last_refusal = shared.error().message();
     // Areas of threads of before are known by %gs; they get their new numbers.
     std::set<std::uint64_t> used;
     for (auto& [tid, t] : tasks_) {
-      if (t.space.get() != &space) continue;
+      if (t.space.get() != &space || t.no_area) continue;
       auto regs = ptrace_raw::get_regs(tid);
       const std::uint64_t gs = regs ? regs->gs_base : 0;
       t.area = shared && gs >= space.at(stub::kAreas) && gs < space.at(stub::kAreas) + stub::kAreasSize ? gs : 0;
@@ -476,7 +485,7 @@ void Tracer::share_stub(Deadline deadline) {
       if (!used.contains(space.at(stub::kAreas) + i * stub::kAreaSize)) space.free_areas.push_back(i);
     if (!shared) continue;
     for (auto& [tid, t] : tasks_) {
-      if (t.space.get() != &space || t.area || t.tgid != pid || t.state != RunState::Stopped) continue;
+      if (t.space.get() != &space || t.area || t.no_area || t.tgid != pid || t.state != RunState::Stopped) continue;
       t.begin = Task::NewThread;
       begin(t);
     }

@@ -6,11 +6,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <sstream>
 
 #include "supervisor/base/errno_class.h"
 #include "tracer/inject.h"
+#include "tracer/memory.h"
 #include "tracer/proc_info.h"
+#include "tracer/signal_frame.h"
 #include "tracer/stub/stub.h"
 #include "tracer/stub/start.h"
 #include "tracer/tracer.h"
@@ -92,14 +96,38 @@ void Tracer::put_injected_back(const TracerNotes& notes) {
   }
 }
 
+// A signal that came while nobody took the thread out of the stub interrupts it there, on the stub's stack. The
+// thread entered state T before the handler's first instruction: back to where it was, and the signal comes again.
+void Tracer::leave_handlers(Task& task) {
+  auto status = task_status(task.tid);
+  for (int depth = 0; status && depth < 64; ++depth) {
+    auto regs = ptrace_raw::get_regs(task.tid);
+    if (!regs) return;
+    auto frame = signal_frame(task.tid, *regs);
+    // SA_RESETHAND: it has no handler any more.
+    if (!frame || !((status->caught >> (frame->signal - 1)) & 1) || !leave_handler(task.tid, *frame)) return;
+    const int sig = frame->signal;
+    const bool fault = frame->info.si_code > 0 && (sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGTRAP);
+    if (fault) continue;  // comes again by itself
+    task.sent_again.push_back(frame->info);
+  }
+}
+
 Status Tracer::take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline) {
   std::set<pid_t> stopped;
   for (const auto& pid : notes.stopped)
     if (pid != 0) stopped.insert(pid);
   RETURN_IF_ERROR(adopt(roots, stopped, deadline, [&] {
+    for (auto& [tid, task] : tasks_) leave_handlers(task);
     put_injected_back(notes);
+    share_stub(deadline, true);
+    const bool vforks = std::ranges::any_of(tasks_, [](const auto& t) { return t.second.vfork_child; });
+    if (!vforks) return;
     finish_vforks(deadline).ignore();  // one that goes on longer is held at its exec
+    share_stub(deadline, true);
   }));
+  for (auto& [tid, task] : tasks_)
+    for (const siginfo_t& info : task.sent_again) syscall(SYS_tgkill, task.tgid, tid, info.si_signo);
   for (const auto& note : notes.injections) {
     const int state = note.state;
     const std::uint64_t scratch = note.scratch;
@@ -122,7 +150,7 @@ void Tracer::tell_results() {
     auto regs = ptrace_raw::get_regs(tid);
     if (!regs || !in_call(*regs) || regs->cs != 0x33) continue;
     const long result = static_cast<long>(regs->rax);
-    if (result >= 0 || is_restart_code(result) || result == -EINTR || result < -4095) continue;
+    if (is_restart_code(result) || result == -EINTR || result < -4095) continue;
     Call call;
     call.nr = static_cast<int>(regs->orig_rax);
     call.args = args_of(*regs);
@@ -134,10 +162,10 @@ void Tracer::tell_results() {
     }
     const Regs before = *regs;
     task->call = call;
-    const ExitAction action = policy_.on_result(*task, result, *regs, StubNote());
+    const ExitAction action = policy_.on_left_behind(*task, result, *regs);
     task->call.reset();
     if (action == ExitAction::Again || action == ExitAction::AgainHeld) rewind_call(*regs);
-    if (action != ExitAction::Continue || regs->rax != before.rax) ptrace_raw::set_regs(tid, *regs).ignore();
+    if (memcmp(&before, &*regs, sizeof before) != 0) ptrace_raw::set_regs(tid, *regs).ignore();
     task->held = action == ExitAction::AgainHeld || action == ExitAction::ContinueHeld;
   }
 }

@@ -1,11 +1,13 @@
 // One thread under trace, and what the tracer knows of it. Pure data.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "seccomp/syscall_table.h"
 #include "supervisor/base/clock.h"
@@ -53,6 +55,7 @@ struct Task {
   bool call_done = false;    // a watched call of an exempt task has ended
   bool drop_sigcont = false; // our own SIGCONT is still to be delivered
   bool drop_sigtrap = false; // left by a dumper that died
+  std::vector<siginfo_t> sent_again;  // by us, for its former tracer: this is what they say
   int deferred_signal = 0;   // was about to be delivered when the task was held: goes first when it runs on
   // --- the stub (tracer/stub/layout.h)
   std::shared_ptr<stub::Space> space;  // shared by all that run on the same memory

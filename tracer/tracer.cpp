@@ -393,6 +393,11 @@ void Tracer::handle_signal(Task& task) {
   if (!info) return;
   int sig = task.stop.signal;
   SignalAction action = SignalAction::Deliver;
+  if (const auto again = std::ranges::find(task.sent_again, sig, &siginfo_t::si_signo); again != task.sent_again.end()) {
+    info = *again;
+    task.sent_again.erase(again);
+    ptrace_raw::set_siginfo(task.tid, *info).ignore();
+  }
   if (sig == SIGCONT && task.drop_sigcont && info->si_pid == 0) {
     action = SignalAction::Drop;  // ours: a sender outside the PID namespace shows as 0
     for (auto& [tid, t] : tasks_)

@@ -81,6 +81,10 @@ class TracerPolicy {
   virtual ExitAction on_exit(Task& task, long result, ptrace_raw::Regs& regs) = 0;
   // A call that the stub made and could not end alone: `result` is what came and stands in regs.rax.
   virtual ExitAction on_result(Task&, long /*result*/, ptrace_raw::Regs&, const StubNote&) { return ExitAction::Continue; }
+  // A call that ended between two tracers.
+  virtual ExitAction on_left_behind(Task& task, long result, ptrace_raw::Regs& regs) {
+    return on_result(task, result, regs, StubNote());
+  }
   virtual void on_ring_filling() {}  // the journal's ring is half full
   // The call that was entered will be entered again from the beginning (hold, restart).
   virtual void on_call_dropped(Task& task) = 0;
@@ -102,7 +106,8 @@ class Tracer {
   // With everything held: takes what is shared with us out of all processes, as an image must have it;
   // or puts it in again (also after adopt() of an image's processes, whose arenas it finds).
   void unshare_stub(Deadline deadline);
-  void share_stub(Deadline deadline);
+  // `mapped`: what is shared is there, but new to this tracer, which may not run anything in them yet.
+  void share_stub(Deadline deadline, bool mapped = false);
   // The control block's flags have changed, or, with everything held, all of it.
   void renew_copies(bool all_of_it);
 
@@ -150,8 +155,8 @@ class Tracer {
   Status adopt(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped_by_app, Deadline deadline,
                const std::function<void()>& before_any_runs = {});
   // The same after another tracer's death, whose notes these are; its tasks have been sent SIGSTOP and did
-  // nothing since but end the call that they were in. Open vforks are finished first. Then share_stub() and
-  // tell_results(): those calls' errors.
+  // nothing since but end the call that they were in. None is in the stub afterwards, open vforks are finished.
+  // Then tell_results(): those calls' errors.
   Status take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline);
   void tell_results();
   // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
@@ -214,6 +219,7 @@ class Tracer {
   unsigned long options() const;
   // tracer/take_over.cpp
   void put_injected_back(const TracerNotes& notes);
+  void leave_handlers(Task& task);
   Status finish_vforks(Deadline deadline);
   bool finds_vfork(Task& task);
   bool wait_and_handle(Deadline deadline);

@@ -73,7 +73,10 @@ def forwarded(t, host, problems):
 
 def killed(t, host, problems):
     """The supervisor dies by SIGKILL: the application must not go on unsupervised with ENOSYS for every call."""
-    one = host.start(command(t, ["/bin/sh", "-c", "echo go; while :; do sleep 0.05; echo $$ >> /srv/work/beat; done"], "path"), name="killed")
+    app = ["/bin/sh", "-c", "echo go; while :; do sleep 0.05; echo $$ >> /srv/work/beat; done"]
+    whole = command(t, app, "path")
+    at = whole.index("--")
+    one = host.start([*whole[:at], "--supervisor-loss", "kill", *whole[at:]], name="killed")
     one.wait_line("^go$", 15)
     one.signal(signal.SIGKILL)
     problems.attempt(t.equal, one.wait(15), 137, "a killed supervisor")

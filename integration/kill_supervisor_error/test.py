@@ -90,7 +90,9 @@ def one(t, number, point):
         # The keeper, too: it makes durable what the application did not.
         harness.wait_until(lambda: not any(name in ("writer", "supervise") for name, _ in pair.a.processes().values()), 60,
                            "the application ends")
-        t.check(re.search(rf"^done: {ROUNDS} rounds, 0 failures", pair.app.stdout.text, re.M), "as it would have")
+        # What it said last may be read a moment after its end.
+        harness.wait_until(lambda: re.search(rf"^done: {ROUNDS} rounds, 0 failures", pair.app.stdout.text, re.M), 10,
+                           "it ends as it would have")
         pair.lose_power()
         pair.compare()
     else:

@@ -430,6 +430,13 @@ Result<bool> Stub::find(pid_t pid, Space& space) const {
   return false;
 }
 
+Result<bool> Stub::has_copy(pid_t pid, const Space& space) const {
+  ASSIGN_OR_RETURN(const auto maps, maps_of(pid));
+  for (const Vma& v : maps)
+    if (space.at(kControl) >= v.start && space.at(kControl) < v.end) return !v.shared;
+  return plain_error("it has no control block");
+}
+
 Status Stub::renew_code(pid_t pid, const Space& space) const {
   MemoryWriter out(pid);
   RETURN_IF_ERROR(write_code(out, space.window));

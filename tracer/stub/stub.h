@@ -54,6 +54,7 @@ class Stub {
   Result<bool> patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why);
   // After an image: the arena of this process, when it has one that we understand.
   Result<bool> find(pid_t pid, Space& space) const;
+  Result<bool> has_copy(pid_t pid, const Space& space) const;  // of the control block, instead of ours
   Status renew_code(pid_t pid, const Space& space) const;
 
   // The same for several sites that are known (those that are not have no slot, or are no calls): the pages that
