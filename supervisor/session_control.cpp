@@ -42,7 +42,7 @@ std::string Session::status_json() const {
   if (!stub_problem_.empty()) in_process["problem"] = stub_problem_;
   if (stub::Stub* s = tracer_.stub()) {
     const auto& f = s->figures;
-    in_process.update({{"calls", s->control().calls}, {"address_spaces", f.spaces}, {"patched", f.patched},
+    in_process.update({{"calls", s->control().calls}, {"address_spaces", f.spaces}, {"started", f.started}, {"patched", f.patched},
                        {"unpatchable", f.unpatchable}, {"reports", f.reports}, {"taken_out", f.left},
                        {"records", ring_ ? ring_->records() : 0}, {"last_refusal", f.last_refusal}});
   }

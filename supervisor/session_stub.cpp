@@ -188,12 +188,14 @@ void Session::give_hint(Task& task, const CallContext& ctx) {
   task.hint = stub::kDeclaredSlow;
   const bool regular = S_ISREG(facts->mode);
   const int access = ctx.at_entry.flags & O_ACCMODE;
-  if ((access == O_RDONLY || (ctx.at_entry.flags & O_PATH)) && (regular || S_ISDIR(facts->mode))) {
+  const bool reads_only = access == O_RDONLY || (ctx.at_entry.flags & O_PATH);
+  // Of a file that may be written, too, while its writes go the slow way.
+  if ((reads_only && (regular || S_ISDIR(facts->mode))) || (regular && !task.knows_files)) {
     if (stub::kDeclaredRead + ctx.path->slot < stub::kFirstDescription)
       task.hint = static_cast<std::uint32_t>(stub::kDeclaredRead + ctx.path->slot);
     return;
   }
-  if (!regular || !task.knows_files) return;
+  if (!regular) return;
   bool deleted = false;
   auto name = StoragePaths::name_of_fd(task.tid, fd, *ctx.path, deleted);
   // A file that lives on under a name that nobody knows.

@@ -28,6 +28,7 @@ class MemoryWriter {
  public:
   explicit MemoryWriter(pid_t pid) : pid_(pid) {}
   Status write(std::uint64_t addr, std::span<const std::byte> in);
+  pid_t pid() const { return pid_; }
   template <class T>
   Status put(std::uint64_t addr, const T& value) { return write(addr, std::as_bytes(std::span(&value, 1))); }
 

@@ -7,7 +7,6 @@
 #include <sys/user.h>
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 
 namespace supervise {
@@ -18,22 +17,18 @@ struct TracerNotes {
     Claimed,
     AtEntry,  // at the entry of its call, which is either made, or lies before it as `regs` say
     Active,   // these are its registers, whatever it has now
+    Starting, // the same, and its code at their rip may be ours (tracer/stub/start.h)
   };
-  static constexpr std::size_t kCode = 512;
   struct Injection {
     std::atomic<int> state;
     pid_t tid;
     user_regs_struct regs;
     std::uint64_t sigmask;
     std::atomic<std::uint64_t> scratch;  // a mapping of ours in the process, 0: none
-    std::atomic<std::uint32_t> code_size;  // what was at regs.rip, under code of ours; 0: nothing
-    std::byte code[kCode];
   };
   static constexpr int kInjections = 24, kStopped = 256;
   Injection injections[kInjections];
-  std::atomic<pid_t> stopped[kStopped];  // processes that the application itself has stopped
-
-  // Nothing when all are used. It becomes true with its state.
+  // Nothing: all are taken.
   Injection* claim(pid_t tid, const user_regs_struct& regs, std::uint64_t sigmask) {
     for (auto& at : injections) {
       int free = Free;
@@ -42,11 +37,12 @@ struct TracerNotes {
       at.regs = regs;
       at.sigmask = sigmask;
       at.scratch = 0;
-      at.code_size = 0;
       return &at;
     }
     return nullptr;
   }
+  std::atomic<pid_t> stopped[kStopped];  // processes that the application itself has stopped
+
   void note_stopped(pid_t pid) {
     for (auto& at : stopped)
       if (at == pid) return;

@@ -309,23 +309,25 @@ bool Tracer::replaces_descriptor(const Task& task) const {
          !task.call->foreign && (task.call->nr == SYS_dup2 || task.call->nr == SYS_dup3);
 }
 
-Tracer::Due Tracer::patch_due(Task& task, std::uint64_t site, int nr) {
+bool Tracer::patch_due(Task& task, std::uint64_t site, int nr,
+                       std::vector<stub::Known>& known) {
   if (!task.space || holding_ || safe_ || task.exempt || task.detained || stub_->paused || task.vfork_child ||
       never_patched(nr))
-    return Due::No;
+    return false;
   stub::Space& space = *task.space;
-  if (!space.refused.empty()) return Due::No;
-  if (stub_->control().modes[nr & (stub::kModes - 1)] == stub::kModeSlow) return Due::No;
+  if (!space.refused.empty()) return false;
+  if (stub_->control().modes[nr & (stub::kModes - 1)] == stub::kModeSlow) return false;
   if (space.installed &&
       (space.by_slow.contains(site) || stub::in_code(site, space.window) || space.by_address.contains(site) ||
        space.unpatchable.contains(site)))
-    return Due::No;
+    return false;
   ++space.traps;
-  stub::Space::Traps& traps = space.site_traps[site];
-  const bool first = ++traps.count == 1;
-  if (traps.count <= stub_->site_traps) traps.hot = learn_site(task, site, nr, first);
-  if (traps.count >= stub_->site_traps && space.traps >= stub_->space_traps) return Due::Often;
-  return space.installed && traps.hot && task.area ? Due::Now : Due::No;
+  unsigned& traps = space.site_traps[site];
+  const bool first = ++traps == 1;
+  if (traps >= stub_->site_traps && space.traps >= stub_->space_traps) return true;
+  if (traps <= stub_->site_traps) known = learn_site(task, site, nr, first);
+  if (!space.installed || !task.area) known.clear();
+  return false;
 }
 
 // Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
@@ -366,22 +368,6 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
     }
   }
   return all;
-}
-
-// Where there is room for a slot already, no call has to be injected: the call at hand goes the slow way once more.
-bool Tracer::patch_known(Task& task, std::uint64_t site, int nr) {
-  const pid_t tid = task.tid;
-  std::shared_ptr<stub::Space> space = task.space;
-  std::vector<std::pair<pid_t, int>> stopped;
-  bool patched = false;
-  if (stop_others(task, stopped)) {
-    auto done = stub_->patch_in_place(tid, *space, site, nr);
-    if (!done) space->refused = stub_->figures.last_refusal = done.error().message();
-    patched = done && *done;
-  }
-  if (patched) space->site_traps.erase(site);
-  for (auto [other, status] : stopped) handle(other, status);
-  return patched;
 }
 
 // The task is at the entry of its call; afterwards it makes it again, through the stub when that worked.

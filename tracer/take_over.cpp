@@ -15,6 +15,7 @@
 #include "tracer/memory.h"
 #include "tracer/proc_info.h"
 #include "tracer/signal_frame.h"
+#include "tracer/stub/start.h"
 #include "tracer/stub/stub.h"
 #include "tracer/tracer.h"
 
@@ -82,15 +83,12 @@ void Tracer::put_injected_back(const TracerNotes& notes) {
   for (const auto& note : notes.injections) {
     const int state = note.state;
     Task* task = find(note.tid);
-    if ((state != TracerNotes::AtEntry && state != TracerNotes::Active) || !task) continue;
+    if ((state != TracerNotes::AtEntry && state != TracerNotes::Active && state != TracerNotes::Starting) || !task) continue;
+    if (state == TracerNotes::Starting) stub::Start::undo(note.tid, note.regs);
     if (state == TracerNotes::AtEntry) {
       // Nothing was changed yet: its own call was made.
       auto regs = ptrace_raw::get_regs(note.tid);
       if (!regs || in_call(*regs)) continue;
-    }
-    if (const std::uint32_t size = note.code_size) {
-      if (auto s = write_exact(note.tid, note.regs.rip, std::span(note.code).first(std::min<std::size_t>(size, TracerNotes::kCode))); !s)
-        kill(task->tgid, SIGKILL);  // it would run code of ours
     }
     ptrace_raw::set_regs(note.tid, note.regs).ignore();
     ptrace_raw::set_sigmask(note.tid, note.sigmask).ignore();
@@ -115,7 +113,7 @@ void Tracer::leave_handlers(Task& task) {
   }
 }
 
-Status Tracer::take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline) {
+Status Tracer::take_over(const std::vector<pid_t>& roots, TracerNotes& notes, Deadline deadline) {
   std::set<pid_t> stopped;
   for (const auto& pid : notes.stopped)
     if (pid != 0) stopped.insert(pid);
@@ -130,8 +128,8 @@ Status Tracer::take_over(const std::vector<pid_t>& roots, const TracerNotes& not
   }));
   for (auto& [tid, task] : tasks_)
     for (const siginfo_t& info : task.sent_again) syscall(SYS_tgkill, task.tgid, tid, info.si_signo);
-  for (const auto& note : notes.injections) {
-    const int state = note.state;
+  for (auto& note : notes.injections) {
+    const int state = note.state.exchange(TracerNotes::Free);  // put back; from now on they are ours
     const std::uint64_t scratch = note.scratch;
     Task* task = find(note.tid);
     if ((state != TracerNotes::AtEntry && state != TracerNotes::Active) || !scratch || !task) continue;

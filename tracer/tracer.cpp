@@ -274,14 +274,9 @@ void Tracer::handle_entry(Task& task) {
         !task.exempt && !task.detained && task.space->refused.empty() && share_with(task))
       return;
     task.knows_files = task.space && !task.space->light;
-    switch (patch_due(task, site, call.nr)) {
-      case Due::No: break;
-      case Due::Now:
-        if (patch_known(task, site, call.nr)) break;
-        [[fallthrough]];
-      case Due::Often:
-        if (patch(task, site, call.nr)) return;
-    }
+    std::vector<stub::Known> known;
+    if (patch_due(task, site, call.nr, known) && patch(task, site, call.nr)) return;
+    if (!known.empty() && patch_known(task, known)) return;
   }
   // A filter of the application's own that wants a tracer: it has none.
   ask_entry(task, info->seccomp_data == kTagNative || info->seccomp_data == kTagForeignArch);

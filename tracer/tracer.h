@@ -31,6 +31,7 @@ namespace supervise {
 
 namespace stub {
 class Stub;
+struct Known;
 }
 
 enum class EntryAction {
@@ -156,7 +157,7 @@ class Tracer {
   // The same after another tracer's death, whose notes these are; its tasks have been sent SIGSTOP and did
   // nothing since but end the call that they were in. None is in the stub afterwards, open vforks are finished.
   // Then tell_results(): those calls' errors.
-  Status take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline);
+  Status take_over(const std::vector<pid_t>& roots, TracerNotes& notes, Deadline deadline);
   void tell_results();
   // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
   // leaves the application stopped and not running without a tracer; undo_safety takes it back.
@@ -183,11 +184,12 @@ class Tracer {
   bool start_program(Task& task);  // true: it runs, under Task::start
   bool serve_start(Task& task, std::uint64_t ip);
   bool share_with(Task& task);
-  bool learn_site(const Task& task, std::uint64_t site, int nr, bool first);
-  enum class Due { No, Now, Often };  // Now: it is known from other processes
-  Due patch_due(Task& task, std::uint64_t site, int nr);
+  std::vector<stub::Known> learn_site(const Task& task, std::uint64_t site, int nr, bool first);
+  // `known`: sites that are due since they are busy in other processes; true: this one is due by itself.
+  bool patch_due(Task& task, std::uint64_t site, int nr, std::vector<stub::Known>& known);
   bool patch(Task& task, std::uint64_t site, int nr);
-  bool patch_known(Task& task, std::uint64_t site, int nr);
+  bool patch_known(Task& task, const std::vector<stub::Known>& sites);
+  Status make_maps(Task& task, const ptrace_raw::Regs& regs, stub::BootMap (&maps)[stub::kBootMaps + 1]);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
   void drop_area(Task& task);
   void forget_descriptors(const Task& task, const Call& call);

@@ -8,6 +8,7 @@ namespace {
 constexpr std::uint64_t kPageMask = 0xfff;
 constexpr unsigned kHotStops = 16;       // so many stops in all, and
 constexpr unsigned kHotPerProcess = 2;   // so many a process
+constexpr unsigned kCommonProcesses = 8;
 constexpr unsigned kStartStops = 6;      // a program's first stops cost more than what saves them, from so many on
 constexpr std::size_t kMostSegments = 4096, kMostSites = 512;
 
@@ -77,11 +78,13 @@ std::optional<KnownCode::Start> KnownCode::start(std::uint64_t entry, const Code
   return std::nullopt;
 }
 
-void KnownCode::stopped(KnownSegment& segment, KnownSite& site, bool first, bool plain_start) {
+void KnownCode::stopped(KnownSegment& segment, KnownSite& site, bool first, bool first_of_all, bool plain_start) {
   ++site.stops;
+  if (first_of_all) ++segment.processes;
   if (first) ++site.processes;
   if (plain_start) ++segment.stops;
   if (site.stops >= kHotStops && site.stops >= kHotPerProcess * site.processes) site.hot = true;
+  if (site.hot && first && segment.processes >= kCommonProcesses && site.processes * 3 >= segment.processes) site.common = true;
   if (segment.starts != 0 && site.stops * 2 >= segment.starts) site.at_start = true;
 }
 

@@ -22,6 +22,7 @@ struct KnownSite {
   unsigned stops = 0;        // in processes that had it unpatched
   unsigned processes = 0;    // of these
   bool hot = false;          // patched at its first stop from now on
+  bool common = false;       // ... and at the first one of another of its segment
   bool at_start = false;     // patched before a program with this entry runs
 };
 
@@ -33,6 +34,7 @@ struct KnownSegment {
   unsigned starts = 0;       // programs that began there
   unsigned stops = 0;        // at its sites, in those that had none of them patched from the start
   unsigned plain_starts = 0; // these
+  unsigned processes = 0;    // that had a stop at one of its sites
 };
 
 class KnownCode {
@@ -51,8 +53,8 @@ class KnownCode {
                    KnownSegment** segment);
   void learn_entry(KnownSegment& segment, std::uint64_t begin, std::uint64_t entry, const CodeAround& code);
   std::optional<Start> start(std::uint64_t entry, const CodeAround& code);
-  // A stop at a site; `first`: the first one of its process.
-  static void stopped(KnownSegment& segment, KnownSite& site, bool first, bool plain_start);
+  // A stop at a site; `first`: the first one of its process, `first_of_all`: at any site of the segment.
+  static void stopped(KnownSegment& segment, KnownSite& site, bool first, bool first_of_all, bool plain_start);
   // Is it worth it to have the sites of a program patched before it runs?
   static bool worth_starting(const KnownSegment& segment);
 

@@ -296,19 +296,24 @@ struct CodeHead {
   uint32_t leave_end;
   uint32_t traced_entry;      // the traced syscall instructions
   uint32_t traced_result;
-  uint32_t first, first_end;  // code to be put at the begin of a program (BootTable)
+  uint32_t first, first_end;  // code that makes mappings (BootMap), also to be put at the begin of a program
   uint32_t first_stop;        // its traced syscall instruction, from `first`
+  uint32_t maps_stop;         // in the arena that is another one, whose address r15 must have
 };
 
-// ---- a program that gets its arena before it runs: on its stack, kBootTable below its first frame. The code at
-// its begin makes the mappings, and stops; the supervisor fills in the arena.
-inline constexpr uint64_t kBootTable = 0x1000;
+// ---- mappings that a thread is told to make, kBootTable below its stack pointer: a program that gets its arena
+// before it runs, or one that needs pages for slots (the table is in the area then, as nothing else is).
+inline constexpr uint64_t kBootTable = 0x1000, kAreaTable = 0x400;
 inline constexpr unsigned kBootMaps = 12;
 struct BootMap {
   uint64_t address, size;  // size 0: none, and none behind it
   uint32_t prot, flags;
   int64_t result;
 };
-static_assert(sizeof(BootMap) == 32 && (kBootMaps + 1) * sizeof(BootMap) < kBootTable);
+struct BootTable {
+  BootMap maps[kBootMaps + 1];
+  uint8_t code[128];       // of a program, where our code is
+};
+static_assert(sizeof(BootMap) == 32 && sizeof(BootTable) < kBootTable);
 
 }  // namespace supervise::stub

@@ -23,11 +23,8 @@ struct Space {
   bool light = false;            // it has a copy of the control block, and no ring
   unsigned calls_to_share = 0;   // that needed both
   std::uint64_t traps = 0;       // stops at calls that the stub could have made
-  struct Traps {
-    unsigned count = 0;
-    bool hot = false;            // KnownSite
-  };
-  std::map<std::uint64_t, Traps> site_traps;  // by site that is not patched
+  std::map<std::uint64_t, unsigned> site_traps;  // by site that is not patched
+  std::map<std::uint64_t, bool> segments;     // begins of code (KnownSegment) with stops; common sites are patched there
   std::map<std::uint64_t, std::string> unpatchable;
   std::vector<Site> sites;       // as in the arena's table
   std::unordered_map<std::uint64_t, std::size_t> by_slow;  // a slot's `slow` -> index in sites

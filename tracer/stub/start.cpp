@@ -2,8 +2,10 @@
 
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "tracer/stub/code.h"
 
@@ -11,9 +13,8 @@ namespace supervise::stub {
 namespace {
 
 constexpr std::uint64_t kTheWindow = kLastWindow * kWindow;  // where it is taken, the arena is made later
-constexpr unsigned kArenaMaps = 2, kNearPage = kArenaMaps;
-constexpr std::uint32_t kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
-constexpr std::uint32_t kExactly = kPrivate | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+constexpr unsigned kArenaMaps = 2;
+constexpr std::uint32_t kExactly = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
 
 std::uint64_t table_at(const ptrace_raw::Regs& begin) { return begin.rsp - kBootTable; }
 
@@ -27,6 +28,23 @@ ptrace_raw::Regs Start::begin() const {
   ptrace_raw::Regs regs = begin_;
   skip_call(regs, 0);
   return regs;
+}
+
+Start::~Start() {
+  if (note_ && owner_ == getpid()) note_->state = TracerNotes::Free;  // a copy of us has none
+}
+
+void Start::note(TracerNotes::Injection* note) {
+  note_ = note;
+  note_->regs = begin();
+  note_->state = TracerNotes::Starting;
+}
+
+void Start::undo(pid_t tid, const ptrace_raw::Regs& begin) {
+  auto table = read_value<BootTable>(tid, table_at(begin));
+  std::vector<std::byte> code(first_code().size());
+  if (!table || !read_exact(tid, begin.rip, code) || !std::ranges::equal(code, first_code())) return;
+  write_exact(tid, begin.rip, std::as_bytes(std::span(table->code)).first(code.size())).ignore();
 }
 
 bool Start::prepare(const KnownCode::Start& known) {
@@ -50,58 +68,27 @@ bool Start::prepare(const KnownCode::Start& known) {
   for (std::size_t i = 0; i < chosen_.size(); ++i)
     if (code[i] != chosen_[i].code) return false;
 
-  maps_[0] = {kTheWindow + kAreas, kControl + kSharedSize - kAreas, PROT_READ | PROT_WRITE, kExactly, 0};
-  maps_[1] = {kTheWindow + kCode, kWholeCode, PROT_READ | PROT_EXEC, kExactly, 0};
-  maps_[kNearPage] = {SlotPages::hints(begin_.rip).front(), SlotPages::kPage, PROT_READ | PROT_EXEC, kPrivate, 0};
-  unsigned used = kNearPage + 1;
-  for (const Chosen& c : chosen_) {
-    const auto plans = Stub::plans_of(c.site, c.nr, c.code);
-    if (plans.empty() || plans.front().method == kMethodMov) continue;
-    for (const auto& wanted : SlotPages().wanted(plans.front())) {
-      if (used < kBootMaps) maps_[used++] = {wanted.page, SlotPages::kPage, PROT_READ | PROT_EXEC, kExactly, 0};
-      break;
-    }
-  }
-  if (notes_ && original_.size() <= TracerNotes::kCode && (note_ = notes_->claim(tid_, begin_, mask))) {
-    std::ranges::copy(original_, note_->code);
-    note_->code_size = static_cast<std::uint32_t>(original_.size());
-    note_->state = TracerNotes::Active;
-  }
-  return write_exact(tid_, table_at(begin_), std::as_bytes(std::span(maps_))).ok() &&
+  table_.maps[0] = {kTheWindow + kAreas, kControl + kSharedSize - kAreas, PROT_READ | PROT_WRITE, kExactly, 0};
+  table_.maps[1] = {kTheWindow + kCode, kWholeCode, PROT_READ | PROT_EXEC, kExactly, 0};
+  Stub::pages_for(chosen_, space_, table_.maps);
+  if (original_.size() > sizeof table_.code) return false;
+  memcpy(table_.code, original_.data(), original_.size());
+  return write_exact(tid_, table_at(begin_), std::as_bytes(std::span(&table_, 1))).ok() &&
          out_.write(begin_.rip, first_code()).ok();
 }
 
 Status Start::fill() {
   RETURN_IF_ERROR(out_.write(begin_.rip, original_));
-  if (note_) note_->code_size = 0;
-  RETURN_IF_ERROR(read_exact(tid_, table_at(begin_), std::as_writable_bytes(std::span(maps_))));
+  RETURN_IF_ERROR(read_exact(tid_, table_at(begin_), std::as_writable_bytes(std::span(&table_, 1))));
   for (unsigned i = 0; i < kArenaMaps; ++i)
-    if (maps_[i].result != static_cast<std::int64_t>(maps_[i].address)) return plain_error("the stub's place is taken");
+    if (table_.maps[i].result != static_cast<std::int64_t>(table_.maps[i].address)) return plain_error("the stub's place is taken");
   space_.window = kTheWindow;
   RETURN_IF_ERROR(stub_.fill(out_, space_));
   RETURN_IF_ERROR(stub_.copy_control(tid_, space_));
-  for (unsigned i = kNearPage; maps_[i].size != 0; ++i) {
-    const auto page = static_cast<std::uint64_t>(maps_[i].result);
-    if (i == kNearPage ? page < 0xfffffffffffff000 : page == maps_[i].address)
-      RETURN_IF_ERROR(Stub::put_page(out_, space_, page));
-  }
-  RETURN_IF_ERROR(patch_known());
+  RETURN_IF_ERROR(stub_.patch_known(tid_, space_, chosen_, table_.maps));
   space_.installed = space_.started = space_.light = true;
   ++stub_.figures.spaces;
   ++stub_.figures.started;
-  return {};
-}
-
-Status Start::patch_known() {
-  for (const Chosen& c : chosen_) {
-    for (const Plan& plan : Stub::plans_of(c.site, c.nr, c.code)) {
-      if (disturbs(plan, c.site, space_.sites)) continue;
-      const auto slot = space_.pages.find(plan, c.site);
-      if (!slot) continue;
-      RETURN_IF_ERROR(stub_.put_patch(out_, space_, c.site, plan, *slot));
-      break;
-    }
-  }
   return {};
 }
 

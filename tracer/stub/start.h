@@ -2,6 +2,8 @@
 // the mappings and stops, and they are filled. The tracer runs the thread from one to the other.
 #pragma once
 
+#include <unistd.h>
+
 #include <vector>
 
 #include "tracer/notes.h"
@@ -14,13 +16,15 @@ namespace supervise::stub {
 class Start {
  public:
   // The thread is at the stop of its exec; `regs` are the program's first ones.
-  Start(Stub& stub, pid_t tid, Space& space, const ptrace_raw::Regs& regs, std::uint64_t signals, TracerNotes* notes)
-      : mask(signals), stub_(stub), tid_(tid), space_(space), begin_(regs), out_(tid), notes_(notes) {}
+  Start(Stub& stub, pid_t tid, Space& space, const ptrace_raw::Regs& regs, std::uint64_t signals)
+      : mask(signals), stub_(stub), tid_(tid), space_(space), begin_(regs), out_(tid) {}
+  ~Start();
   Start(const Start&) = delete;
-  Start& operator=(const Start&) = delete;
-  ~Start() {
-    if (note_) note_->state = TracerNotes::Free;
-  }
+
+  // For whoever takes the thread over should we die; until it ends.
+  void note(TracerNotes::Injection* note);
+  // The same, there: `begin` are the registers in the note.
+  static void undo(pid_t tid, const ptrace_raw::Regs& begin);
 
   // False: its code is not what is known, and nothing was changed.
   bool prepare(const KnownCode::Start& known);
@@ -35,23 +39,16 @@ class Start {
   bool group_stopped = false;  // it has to be led into its group stop again
 
  private:
-  struct Chosen {
-    std::uint64_t site;
-    int nr;
-    CodeAround code;
-  };
-  Status patch_known();
-
   Stub& stub_;
   pid_t tid_;
   Space& space_;
   ptrace_raw::Regs begin_;
   MemoryWriter out_;
-  TracerNotes* notes_;
-  TracerNotes::Injection* note_ = nullptr;  // how it begins without us
   std::vector<std::byte> original_;
-  std::vector<Chosen> chosen_;
-  BootMap maps_[kBootMaps + 1] = {};
+  std::vector<Known> chosen_;
+  BootTable table_{};
+  TracerNotes::Injection* note_ = nullptr;
+  pid_t owner_ = getpid();
 };
 
 }  // namespace supervise::stub

@@ -22,6 +22,8 @@ namespace {
 
 constexpr std::uint64_t kNoFd = ~0ull;
 
+constexpr std::uint64_t kMappedFrom = 0x7e0000000000;  // mmap goes downwards from the stack
+
 struct Piece {
   std::uint64_t offset, size;
   int prot;
@@ -217,7 +219,7 @@ Status Stub::fill(MemoryWriter& out, const Space& space) const {
   process.version = kVersion;
   process.window = space.window;
   process.fd_epoch = control_->fd_epoch;
-  return out.put(space.at(kProcess), process);
+  return put(out.pid(), space.at(kProcess), process);
 }
 
 Status Stub::copy_control(pid_t pid, const Space& space) const {
@@ -290,17 +292,78 @@ Status Stub::put_patch(MemoryWriter& out, Space& space, std::uint64_t site, cons
   return out.write(site - plan.patched_at, std::as_bytes(std::span(bytes)));
 }
 
-Result<bool> Stub::patch_in_place(pid_t pid, Space& space, std::uint64_t site, int nr) {
-  if (space.sites.size() == kSites) return false;
-  for (const Plan& plan : plans_of(site, nr, code_around(pid, site))) {
-    if (disturbs(plan, site, space.sites)) continue;
-    const auto slot = space.pages.find(plan, site);
-    if (!slot) return false;
-    MemoryWriter out(pid);
-    RETURN_IF_ERROR(put_patch(out, space, site, plan, *slot));
-    return true;
+void Stub::pages_for(const std::vector<Known>& sites, const Space& space, BootMap (&maps)[kBootMaps + 1]) {
+  unsigned used = 0;
+  while (used < kBootMaps && maps[used].size != 0) ++used;
+  SlotPages pages = space.pages;
+  bool near = false;
+  for (const Known& known : sites) {
+    const auto plans = plans_of(known.site, known.nr, known.code);
+    if (used == kBootMaps || plans.empty() || std::ranges::any_of(plans, [&](const Plan& plan) {
+          if (near && plan.method == kMethodMov) return true;
+          const auto slot = pages.find(plan, known.site);
+          if (slot) pages.take(*slot);
+          return slot.has_value();
+        }))
+      continue;
+    BootMap& map = maps[used];
+    map = {0, SlotPages::kPage, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, 0};
+    if (plans.front().method == kMethodMov) {
+      // The kernel's own choice is near a library, and needs no page table of its own.
+      if (known.site < kMappedFrom) map.address = SlotPages::hints(known.site).front();
+      near = true;
+    } else {
+      const auto wanted = pages.wanted(plans.front());
+      if (wanted.empty()) continue;
+      map.address = wanted.front().page;
+      map.flags |= MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+      pages.add_page(map.address);
+      pages.take(wanted.front().slot);
+    }
+    ++used;
   }
-  return false;
+}
+
+Status Stub::patch_known(pid_t pid, Space& space, const std::vector<Known>& sites, const BootMap (&maps)[kBootMaps + 1]) {
+  // In few writes: slots by page, the site table's entries, then the patches.
+  const std::uint64_t enter = space.at(kCode) + code_head().enter;
+  std::map<std::uint64_t, std::vector<std::byte>> fresh;  // pages up to their last slot
+  for (const BootMap& map : maps) {
+    const auto page = static_cast<std::uint64_t>(map.result);
+    if (map.size != SlotPages::kPage || page == 0 || page >= 0xfffffffffffff000) continue;
+    space.pages.add_page(page);
+    fresh[page].resize(sizeof enter);
+    memcpy(fresh[page].data(), &enter, sizeof enter);
+  }
+  MemoryWriter out(pid);
+  const std::size_t before = space.sites.size();
+  std::vector<std::pair<std::uint64_t, std::vector<std::uint8_t>>> patches;
+  for (const Known& known : sites) {
+    if (space.sites.size() == kSites) break;
+    for (const Plan& plan : plans_of(known.site, known.nr, known.code)) {
+      if (disturbs(plan, known.site, space.sites)) continue;
+      const auto slot = space.pages.find(plan, known.site);
+      if (!slot) continue;
+      const auto code = encode_slot(plan, known.site, *slot);
+      const std::uint64_t offset = *slot & (SlotPages::kPage - 1);
+      if (auto page = fresh.find(*slot - offset); page != fresh.end()) {
+        page->second.resize(std::max(page->second.size(), offset + code.size()));
+        memcpy(&page->second[offset], code.data(), code.size());
+      } else {
+        RETURN_IF_ERROR(out.put(*slot, code));
+      }
+      patches.emplace_back(known.site - plan.patched_at, encode_patch(plan, known.site, *slot));
+      space.add_site(to_site(plan, known.site, *slot), *slot + slow_offset(plan));
+      break;
+    }
+  }
+  for (const auto& [page, bytes] : fresh) RETURN_IF_ERROR(out.write(page, bytes));
+  const std::uint64_t table = space.at(kProcess) + sizeof(Process);
+  RETURN_IF_ERROR(write_exact(pid, table + before * sizeof(Site), std::as_bytes(std::span(space.sites).subspan(before))));
+  RETURN_IF_ERROR(put(pid, space.at(kProcess) + offsetof(Process, sites), static_cast<std::uint32_t>(space.sites.size())));
+  for (const auto& [at, bytes] : patches) RETURN_IF_ERROR(out.write(at, std::as_bytes(std::span(bytes))));
+  figures.patched += patches.size();
+  return {};
 }
 
 Result<bool> Stub::patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why) {

@@ -17,6 +17,12 @@
 
 namespace supervise::stub {
 
+struct Known {  // a site of this process, by what other processes had
+  std::uint64_t site;
+  int nr;
+  CodeAround code;
+};
+
 class Stub {
  public:
   // The Error says what this host lacks.
@@ -51,8 +57,10 @@ class Stub {
   Result<bool> has_copy(pid_t pid, const Space& space) const;  // of the control block, instead of ours
   Status renew_code(pid_t pid, const Space& space) const;
 
-  // The same by the stopped thread's own memory alone. False: it needs what only patch() can do.
-  Result<bool> patch_in_place(pid_t pid, Space& space, std::uint64_t site, int nr);
+  // The same for several sites that are known (those that are not have no slot, or are no calls): the pages that
+  // they need, to be mapped first, and then the patches. They end at the first BootMap whose size is 0.
+  static void pages_for(const std::vector<Known>& sites, const Space& space, BootMap (&maps)[kBootMaps + 1]);
+  Status patch_known(pid_t pid, Space& space, const std::vector<Known>& sites, const BootMap (&maps)[kBootMaps + 1]);
   // For a process that has a copy of the control block.
   Status copy_control(pid_t pid, const Space& space) const;
   Status copy_flags(pid_t pid, const Space& space) const;

@@ -43,6 +43,7 @@ stub_area_tag:
   .long stub_first - stub_head
   .long stub_first_end - stub_head
   .long stub_first_stop - stub_first
+  .long stub_maps_stop - stub_head
 
   .text
   .globl stub_enter
@@ -151,8 +152,8 @@ stub_traced_recorded:
   pop %rbx
   ret
 
-// Before a program runs (layout.h, BootTable): rsp is its own, everything else is free. This is copied over its
-// first instructions.
+// Makes mappings (layout.h, BootMap) and stops. Before a program runs this is copied over its first instructions:
+// all registers but rsp are 0 then.
 stub_first:
   lea -BOOT_TABLE(%rsp), %rbx
   mov %rbx, %rbp
@@ -173,8 +174,12 @@ stub_first:
 2:
   mov $-1, %rdi
   mov $3, %eax  // close
+  test %r15, %r15
+  jne 3f
 stub_first_stop:
   syscall
+3:
+  jmp *%r15  // in the arena: to stub_maps_stop
 stub_first_end:
 
   .section .traced, "ax"
@@ -186,5 +191,10 @@ stub_traced_entry:
 stub_traced_result:
   syscall
   ret
+
+  .balign 16
+stub_maps_stop:
+  syscall
+  ud2
 
   .section .note.GNU-stack, "", @progbits
