@@ -163,7 +163,7 @@ void Session::begin_journal_anew(StoragePath& path) {
 int Session::survive(pid_t dead) {
   disarm_fault_points();
   shipper_.forget();
-  const KeeperPage* page = keeper_.page();
+  KeeperPage* page = keeper_.page();
   const pid_t init = world_->init_pid();
   events_.set_incident(incident_.id);
   // Only in a hand-over's steps: an image store that can't be reached must not keep threads waiting

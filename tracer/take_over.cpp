@@ -15,8 +15,8 @@
 #include "tracer/memory.h"
 #include "tracer/proc_info.h"
 #include "tracer/signal_frame.h"
-#include "tracer/stub/stub.h"
 #include "tracer/stub/start.h"
+#include "tracer/stub/stub.h"
 #include "tracer/tracer.h"
 
 namespace supervise {
@@ -113,7 +113,7 @@ void Tracer::leave_handlers(Task& task) {
   }
 }
 
-Status Tracer::take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline) {
+Status Tracer::take_over(const std::vector<pid_t>& roots, TracerNotes& notes, Deadline deadline) {
   std::set<pid_t> stopped;
   for (const auto& pid : notes.stopped)
     if (pid != 0) stopped.insert(pid);
@@ -128,8 +128,8 @@ Status Tracer::take_over(const std::vector<pid_t>& roots, const TracerNotes& not
   }));
   for (auto& [tid, task] : tasks_)
     for (const siginfo_t& info : task.sent_again) syscall(SYS_tgkill, task.tgid, tid, info.si_signo);
-  for (const auto& note : notes.injections) {
-    const int state = note.state;
+  for (auto& note : notes.injections) {
+    const int state = note.state.exchange(TracerNotes::Free);  // put back; from now on they are ours
     const std::uint64_t scratch = note.scratch;
     Task* task = find(note.tid);
     if ((state != TracerNotes::AtEntry && state != TracerNotes::Active) || !scratch || !task) continue;

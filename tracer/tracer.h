@@ -157,7 +157,7 @@ class Tracer {
   // The same after another tracer's death, whose notes these are; its tasks have been sent SIGSTOP and did
   // nothing since but end the call that they were in. None is in the stub afterwards, open vforks are finished.
   // Then tell_results(): those calls' errors.
-  Status take_over(const std::vector<pid_t>& roots, const TracerNotes& notes, Deadline deadline);
+  Status take_over(const std::vector<pid_t>& roots, TracerNotes& notes, Deadline deadline);
   void tell_results();
   // With everything held: queues SIGSTOP and takes EXITKILL off, so that the death of this process
   // leaves the application stopped and not running without a tracer; undo_safety takes it back.
