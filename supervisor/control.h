@@ -4,6 +4,8 @@
 // $XDG_RUNTIME_DIR/supervise (or /tmp/supervise-UID); SUPERVISE_RUNDIR overrides both.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -21,9 +23,11 @@ std::string control_dir();
 std::string control_socket_path(const std::string& name);
 
 struct ControlRequest {
-  std::string command;  // "status", "checkpoint", "handover", "activate"
+  std::string command;  // "status", "checkpoint", "handover", "activate", "adopt"
   bool stop = false;    // checkpoint
   std::string to;       // handover: another target, empty: the configured one
+  int form = 0;         // adopt: of the state that the asking program can read (succession.h)
+  pid_t peer = 0;       // who asks; known to the server
 };
 
 // Answers one request; may be kept and used later, once; dropped unused it answers "no answer".
@@ -33,6 +37,7 @@ class ControlReply {
   void ok(const std::string& body = {});
   void fail(const std::string& message);
   bool waiting() const;  // the client is still there and unanswered
+  int fd() const;        // on which a successor may answer instead (send_control_reply); -1: the client is gone
 
   struct Connection;
   explicit ControlReply(std::shared_ptr<Connection> connection);
@@ -72,6 +77,9 @@ class ControlServer {
   std::uint64_t dev_ = 0, ino_ = 0;  // of the socket file that we made
   std::list<std::shared_ptr<ControlReply::Connection>> connections_;
 };
+
+// The answer, on a descriptor that was inherited. -1: none.
+void send_control_reply(int fd, bool ok, const std::string& message, const std::string& body);
 
 struct ControlAnswer {
   bool ok = false;

@@ -63,7 +63,7 @@ Result<ControlAnswer> control_ask(const std::string& name, const ControlRequest&
   RETURN_IF_ERROR(check_alive(name));
   ASSIGN_OR_RETURN(const UniqueFd fd, connect_to(name, request, deadline));
 
-  std::string out = Json{{"command", request.command}, {"stop", request.stop}, {"to", request.to}}
+  std::string out = Json{{"command", request.command}, {"stop", request.stop}, {"to", request.to}, {"form", request.form}}
                         .dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   std::string in;
   std::vector<char> buffer(64 << 10);

@@ -42,6 +42,7 @@ Result<ControlRequest> parse_request(const std::string& line) {
   };
   text("command", request.command);
   text("to", request.to);
+  if (const auto it = json.find("form"); it != json.end() && it->is_number_integer()) request.form = *it;
   if (const auto it = json.find("stop"); it != json.end() && it->is_boolean()) request.stop = *it;
   if (request.command.empty()) return plain_error("the request has no \"command\"");
   return request;
@@ -73,6 +74,7 @@ Status watch(int epoll, int fd, std::uint32_t events, std::uint64_t tag, int op 
 
 struct ControlReply::Connection {
   UniqueFd fd;
+  pid_t peer = 0;
   UniqueFd client;  // pidfd of the process that asks, where our end would be its end
   int epoll = -1;
   std::uint64_t tag = 0;
@@ -129,6 +131,13 @@ void ControlReply::fail(const std::string& message) {
 
 bool ControlReply::waiting() const {
   return once_->connection->fd.valid() && !once_->connection->answered;
+}
+
+int ControlReply::fd() const { return waiting() ? once_->connection->fd.get() : -1; }
+
+void send_control_reply(int fd, bool ok, const std::string& message, const std::string& body) {
+  const std::string line = reply_line(ok, message, body);
+  if (fd >= 0) (void)!::send(fd, line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 Result<std::unique_ptr<ControlServer>> ControlServer::open(const std::string& name) {
@@ -218,6 +227,7 @@ void ControlServer::accept_new() {
     const bool known = ::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     auto connection = std::make_shared<ControlReply::Connection>();
     connection->fd = std::move(fd);
+    connection->peer = known ? peer.pid : 0;
     if (known && peer.pid > 0 && ::getpid() == 1)
       connection->client.reset(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
     connection->epoll = epoll_.get();
@@ -248,6 +258,7 @@ void ControlServer::read_request(const std::shared_ptr<ControlReply::Connection>
     connection->asked = true;
     auto request = parse_request(connection->in.substr(0, end));
     if (!request) return connection->answer(reply_line(false, request.error().message(), {}));
+    request->peer = connection->peer;
     handler(*request, ControlReply(connection));
   }
 }

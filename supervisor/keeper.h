@@ -59,6 +59,9 @@ class Keeper {
   void dismiss();
   bool running() const { return pid_ > 0; }
   pid_t pid() const { return pid_; }
+  // The line to it; a successor inherits both. succession.h.
+  int line() const { return line_.get(); }
+  void inherit(pid_t pid, UniqueFd line) { pid_ = pid, line_ = std::move(line); }
   bool ended(pid_t child);  // that child of ours, which is no more, was it
   KeeperPage* page() const { return page_; }  // nothing before the first start
   void forget();  // in the keeper itself, once it has taken over

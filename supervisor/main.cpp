@@ -10,6 +10,7 @@
 #include "supervisor/options.h"
 #include "supervisor/options_table.h"
 #include "supervisor/session_entry.h"
+#include "supervisor/succession.h"
 #include "supervisor/world_inherited.h"
 
 namespace supervise {
@@ -35,6 +36,7 @@ int run_command(const Invocation& invocation) {
     case CommandId::Status: return command_status(invocation.control);
     case CommandId::Checkpoint:
     case CommandId::Handover:
+    case CommandId::Adopt:
     case CommandId::Activate: return command_control(invocation.command, invocation.control);
     case CommandId::Images: return command_images(invocation.images);
     case CommandId::Doctor: return command_doctor(invocation.doctor);
@@ -54,6 +56,7 @@ int run_command(const Invocation& invocation) {
 int main(int argc, char** argv) {
   prctl(PR_SET_NAME, "supervise");  // as which it was called (launcher.cpp)
   supervise::InheritedState::record();  // first: the application is to inherit what we did
+  if (supervise::is_successor()) return supervise::run_successor();
   // What doctor starts for its smoke test.
   if (argc == 2 && std::string_view(argv[1]) == "doctor-guest") return supervise::doctor_guest();
   const auto invocation = supervise::parse_command_line({argv + 1, argv + argc});

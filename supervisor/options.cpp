@@ -298,6 +298,7 @@ Status read_command(const OptionReader& reader, const Args& app, Invocation& out
     case CommandId::Status:
     case CommandId::Checkpoint:
     case CommandId::Handover:
+    case CommandId::Adopt:
     case CommandId::Activate: return read_control(reader, out.command, out.control);
     case CommandId::Images: return read_images(reader, out.images);
     case CommandId::Doctor: return read_doctor(reader, out.doctor);

@@ -81,7 +81,7 @@ struct StandbyOptions {  // standby, restore
 
 inline constexpr Millis kControlTime{600000};  // how long an answer may take by default
 
-struct ControlOptions {  // status, checkpoint, handover, activate
+struct ControlOptions {  // status, checkpoint, handover, adopt, activate
   std::string name;      // empty for status: all that run here
   bool json = false;
   bool stop = false;     // checkpoint --stop
@@ -111,7 +111,7 @@ struct KeysOptions {
 };
 
 enum class CommandId {
-  Run, Standby, Restore, Activate, Status, Checkpoint, Handover, Images, Doctor, Keys, ListSyscalls,
+  Run, Standby, Restore, Activate, Status, Checkpoint, Handover, Adopt, Images, Doctor, Keys, ListSyscalls,
   Completions, Man, Version, Help,
 };
 

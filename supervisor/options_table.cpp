@@ -17,6 +17,7 @@ constexpr std::uint32_t kSecond = kStandby | kRestore;
 constexpr std::uint32_t kStatus = command_bit(CommandId::Status);
 constexpr std::uint32_t kCheckpoint = command_bit(CommandId::Checkpoint);
 constexpr std::uint32_t kHandover = command_bit(CommandId::Handover);
+constexpr std::uint32_t kAdopt = command_bit(CommandId::Adopt);
 constexpr std::uint32_t kActivate = command_bit(CommandId::Activate);
 constexpr std::uint32_t kList = command_bit(CommandId::ListSyscalls);
 constexpr std::uint32_t kVersion = command_bit(CommandId::Version);
@@ -59,6 +60,13 @@ constexpr CommandRow kCommands[] = {
     {CommandId::Handover, "handover", "NAME [--to TARGET]", "planned hand-over",
      "Hands the running application over to its standby, as after a failure.",
      "supervise handover app\nsupervise handover app --to dir:/shared/images", 1},
+    {CommandId::Adopt, "adopt", "NAME", "go on with this version of the program",
+     "This program takes the place of the one that supervises NAME, for an upgrade without a restart: in the same "
+     "process, so that PID, parent and standard streams stay. The application stands still for some milliseconds and "
+     "as long as a sync of its storage paths takes. When this program can't take it over, the one "
+     "before goes on; exit status 1 then. Refused while an incident is open, a warm point is watched for, or an image is "
+     "on its way to a standby, and for an application that was resumed from an image.",
+     "supervise adopt app\n/opt/supervise-2/bin/supervise adopt app --json", 1},
     {CommandId::Images, "images",
      "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | free IMAGE | export IMAGE FILE | import FILE",
      "the image store",
@@ -196,12 +204,12 @@ constexpr OptionRow kOptions[] = {
      Completion::File},
     {"stop", "", false, kCheckpoint, "end the application once its image is complete"},
     {"to", "TARGET", false, kHandover, "another standby than that of run: dir:PATH or HOST:PORT", Completion::Dir},
-    {"timeout", "DURATION", false, kStatus | kCheckpoint | kHandover | kActivate,
+    {"timeout", "DURATION", false, kStatus | kCheckpoint | kHandover | kAdopt | kActivate,
      "how long the answer may take (default 5s for status, otherwise 10m)"},
     {"force", "", false, kImages,
      "free: also claims of other hosts, which are fenced, and the claim of a hand-over's image"},
     {"keep", "N", false, kImages, "prune: how many of the newest images stay (default 3)"},
-    {"json", "", false, kStatus | kImages | kDoctor | kList | kVersion | kCheckpoint | kHandover | kActivate,
+    {"json", "", false, kStatus | kImages | kDoctor | kList | kVersion | kCheckpoint | kHandover | kAdopt | kActivate,
      "machine-readable output"},
 };
 

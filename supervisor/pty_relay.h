@@ -10,6 +10,7 @@
 #include <termios.h>
 
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "supervisor/base/clock.h"
@@ -18,11 +19,15 @@
 
 namespace supervise {
 
+class PassedFds;
+
 class PipeRelay {
  public:
   // Copies `from` to `to` until an end of file, or until nobody reads `to` any more.
   static Result<std::unique_ptr<PipeRelay>> start(int from, int to);
   ~PipeRelay();
+  nlohmann::json pass(PassedFds& fds) const;  // World::pass
+  static Result<std::unique_ptr<PipeRelay>> take(const nlohmann::json& passed);
   pid_t pid() const { return pid_; }
   // Waits until it has copied all and ended. At the deadline it is ended.
   void finish(Deadline deadline);
@@ -40,6 +45,8 @@ class PtyRelay {
   // the keyboard's bytes come from and the output goes to (-1: nowhere).
   static Result<std::unique_ptr<PtyRelay>> start(int terminal, int in, int out);
   ~PtyRelay();
+  nlohmann::json pass(PassedFds& fds) const;  // World::pass
+  static Result<std::unique_ptr<PtyRelay>> take(const nlohmann::json& passed);
 
   const std::string& slave_name() const { return slave_name_; }
   // The slave as the host's mount namespace sees it.

@@ -65,39 +65,37 @@ void Session::watch_signals() {
 Session::~Session() = default;
 
 namespace {
-
 constexpr std::string_view kGenerationVariable = "SUPERVISE_GENERATION_FILE=";
+}
 
-Status fill_paths(StoragePaths& paths, const SessionConfig& config, const World& world) {
-  if (config.paths.size() > static_cast<std::size_t>(KeeperPage::kPaths))
-    return plain_error(fmt::format("{} storage paths are declared, {} is the most", config.paths.size(),
+Status Session::fill_paths(bool look) {
+  if (config_.paths.size() > static_cast<std::size_t>(KeeperPage::kPaths))
+    return plain_error(fmt::format("{} storage paths are declared, {} is the most", config_.paths.size(),
                                    int{KeeperPage::kPaths}));
-  paths.set_by_mount(world.has_namespaces());
-  for (std::size_t i = 0; i < config.paths.size(); ++i) {
-    const PathSpec& spec = config.paths[i];
+  paths_.set_by_mount(world_->has_namespaces());
+  for (std::size_t i = 0; i < config_.paths.size(); ++i) {
+    const PathSpec& spec = config_.paths[i];
     StoragePath p;
     p.name = spec.name;
-    p.place = config.places[i];
+    p.place = config_.places[i];
     p.dirs = spec.dirs;
     p.up = spec.up;
     p.down = spec.down;
     for (const std::string& dir : spec.dirs) {
       struct stat st {};
-      if (stat(dir.c_str(), &st) == 0) p.dev_at_start.emplace_back(st.st_dev);
+      if (look && stat(dir.c_str(), &st) == 0) p.dev_at_start.emplace_back(st.st_dev);
       else p.dev_at_start.emplace_back(std::nullopt);
     }
-    p.read_only_at_start = access(spec.dirs[0].c_str(), W_OK) != 0 && errno == EROFS;
-    p.journal = Journal(config.journal == JournalMode::Content);
-    p.mounts = world.mount_ids(spec.name);
-    if (p.mounts.empty() && world.has_namespaces())
+    p.read_only_at_start = look && access(spec.dirs[0].c_str(), W_OK) != 0 && errno == EROFS;
+    p.journal = Journal(config_.journal == JournalMode::Content);
+    p.mounts = world_->mount_ids(spec.name);
+    if (p.mounts.empty() && world_->has_namespaces())
       return plain_error(fmt::format("storage path {}: {} is no mount in the application's world",
                                      spec.name, p.place));
-    paths.add(std::move(p));
+    paths_.add(std::move(p));
   }
   return {};
 }
-
-}  // namespace
 
 // Asked at the start, since the application is frozen when a manifest is written.
 void Session::learn_criu_version() {
@@ -145,7 +143,7 @@ Status Session::launch(const std::vector<std::string>& argv) {
     world.places.push_back({config_.paths[i].name, config_.places[i], config_.paths[i].dirs[0]});
   ASSIGN_OR_RETURN(world_, World::create(world));
   for (const std::string& limit : world_->limits()) events_.warn("world.limited", limit);
-  RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
+  RETURN_IF_ERROR(fill_paths());
 
   ASSIGN_OR_RETURN(const auto filter, filter_build(filter_plan({.sockets_and_ipc = config_.warm.watches(),
                                                              .mappings = config_.warm.mode == WarmRules::Call,
@@ -176,9 +174,10 @@ Status Session::launch(const std::vector<std::string>& argv) {
 
 Status Session::adopt(std::unique_ptr<World> world, int root, const std::set<pid_t>& stopped,
                       const std::set<int>& guarded) {
+  resumed_ = true;
   learn_criu_version();
   world_ = std::move(world);
-  RETURN_IF_ERROR(fill_paths(paths_, config_, *world_));
+  RETURN_IF_ERROR(fill_paths());
   ASSIGN_OR_RETURN(app_pid_, world_->outer_pid(root));
   start_stub();
   RETURN_IF_ERROR(tracer_.adopt({app_pid_}, stopped, Deadline::in(Millis(20000))));
@@ -542,6 +541,7 @@ int run_application(const RunOptions& options, Events& events) {
   config.warm = options.warm;
   config.refresh = options.refresh;
   config.command = options.app;
+  config.log = options.log;
   const StandbyTarget target{config.standby, config.tls_dir, config.images_dir, config.name};
   if (target.over_network()) {
     // Before the application starts, so that a missing file is no surprise at a hand-over.

@@ -8,6 +8,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,10 @@ struct signalfd_siginfo;
 
 namespace supervise {
 
+class ControlReply;
 class ControlServer;
+struct ControlRequest;
+class PassedFds;
 class Relocation;
 class Snapshot;
 
@@ -54,6 +58,7 @@ struct SessionConfig {
   WarmRules warm;
   Millis refresh{0};              // a new warm image every so often; 0: none
   std::vector<std::string> command;  // for the manifest and status
+  LogOptions log;                 // as `events` of the session has them
   std::string activated;          // which image was activated here, and since when; empty: none
 };
 
@@ -115,6 +120,11 @@ class Session : public TracerPolicy {
   void watch(int fd, std::function<void()> work);
   // Until the application has ended or was handed over. Returns supervise's exit status.
   int loop();
+
+  // In a successor (succession.h): all that the former one was, threads held. stand_down() lets them go again.
+  Status succeed(const nlohmann::json& state);
+  void stand_down();
+  double stood_ms() const { return stood_ms_; }  // how long the threads stood for it
 
   void carry(std::uint64_t incidents) { incidents_ = incidents; }
 
@@ -197,7 +207,14 @@ class Session : public TracerPolicy {
   int survive(pid_t dead);  // in the keeper, after the supervisor's death
   void watch_signals();
 
+  // session_succession.cpp
+  void give_way(const ControlRequest& request, ControlReply reply);
+  std::string why_not_now() const;  // empty: a successor may come
+  nlohmann::json succession_json(PassedFds& fds, Clock::time_point began);
+  Status regain(const std::vector<pid_t>& roots, const std::set<pid_t>& stopped);
+
   // session.cpp
+  Status fill_paths(bool look = true);  // at the directories; they may be dead later
   void learn_criu_version();
   bool release_waiting_writers(const InodeKey& key);
   void after_stop_work();
@@ -289,6 +306,8 @@ class Session : public TracerPolicy {
   bool handover_failed_ = false;
   bool handed_over_ = false;
   bool first_io_told_ = false;
+  bool resumed_ = false;       // from an image
+  double stood_ms_ = 0;
   int forwarded_signals_ = 0;
   bool want_job_stop_ = false; // the application is being stopped as a job
   bool job_stopping_ = false;  // our own process group has been told so

@@ -89,6 +89,8 @@ void Session::serve_control() {
         if (handed_over_) reply.ok(json{{"image", last_image_}}.dump());
         else reply.fail("the hand-over failed; the application goes on here (the log says why)");
       });
+    } else if (request.command == "adopt") {
+      deferred_.push_back([this, request, reply] { give_way(request, reply); });
     } else if (request.command == "activate" && !config_.activated.empty()) {
       reply.fail(config_.activated);
     } else {

@@ -104,11 +104,7 @@ Error if_full(const Error& error, const StoreRoom& room) {
 Result<std::vector<pid_t>> Session::image_roots() const {
   std::set<pid_t> pids;
   for (const auto& [tid, task] : tracer_.all()) pids.insert(task.tgid);
-  std::vector<pid_t> roots;
-  for (pid_t pid : pids) {
-    auto status = task_status(pid);
-    if (status && !pids.contains(status->ppid)) roots.push_back(pid);
-  }
+  auto roots = roots_among(pids);
   if (roots.empty()) return plain_error("no process is left");
   if (std::any_of(paths_.all().begin(), paths_.all().end(), [](const auto& p) { return p->switches > 0; }))
     for (pid_t pid : pids) RETURN_IF_ERROR(program_is_reachable(pid, world_->init_pid()));

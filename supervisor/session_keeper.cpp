@@ -222,11 +222,7 @@ int Session::survive(pid_t dead) {
       if (alive) pause_ms(2);
     }
   }
-  std::vector<pid_t> roots;
-  for (pid_t pid : known) {
-    auto status = task_status(pid);
-    if (status && status->state != 'Z' && !known.contains(status->ppid)) roots.push_back(pid);
-  }
+  const std::vector<pid_t> roots = roots_among(known);
   watch_signals();
   control_.reset();
   for (auto& path : paths_.all()) {

@@ -110,6 +110,15 @@ World::~World() {
   impl_->stdio->finish(Deadline::in(Millis(1000)));
 }
 
+void World::Impl::connect() {
+  mounts = std::make_unique<WorldMounts>(link ? link->pid() : 0);
+  WorldStdio::Opener opener;
+  if (InitLink* to = link.get())
+    opener = [to](const OpenSpec& file) { return to->open(file, Deadline::in(kAskTime)); };
+  WorldMounts* all = mounts.get();
+  stdio = std::make_unique<WorldStdio>(std::move(opener), [all](const std::string& path) { return all->in_a_place(path); });
+}
+
 Result<std::unique_ptr<World>> World::create(const WorldSpec& spec) {
   InheritedState::record();
   auto impl = std::make_unique<Impl>();
@@ -123,18 +132,11 @@ Result<std::unique_ptr<World>> World::create(const WorldSpec& spec) {
   } else {
     impl->limits.push_back(missing_namespaces(plain_error("not asked for")));
   }
+  if (!impl->link && prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return errno_error("prctl(PR_SET_CHILD_SUBREAPER)");
+  impl->connect();
   const pid_t init = impl->link ? impl->link->pid() : 0;
-  impl->mounts = std::make_unique<WorldMounts>(init);
   InitLink* link = impl->link.get();
-  WorldStdio::Opener opener;
-  if (link) {
-    opener = [link](const OpenSpec& file) { return link->open(file, Deadline::in(kAskTime)); };
-  } else if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) {
-    return errno_error("prctl(PR_SET_CHILD_SUBREAPER)");
-  }
   WorldMounts* mounts = impl->mounts.get();
-  impl->stdio = std::make_unique<WorldStdio>(
-      std::move(opener), [mounts](const std::string& path) { return mounts->in_a_place(path); });
   std::unique_ptr<World> world(new World(std::move(impl)));
 
   auto places = spec.places;

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <set>
 #include <string>
@@ -22,6 +23,8 @@
 #include "supervisor/base/unique_fd.h"
 
 namespace supervise {
+
+class PassedFds;
 
 // A mount for a storage path: `place` is where the application sees it.
 struct PlaceSpec {
@@ -126,6 +129,11 @@ class World : public ProcessRunner {
   bool terminal_raw() const;
   // Children of ours that copy standard streams: not the application's.
   std::vector<pid_t> relay_pids() const;
+
+  // For another version of this program, which execve(2) puts in our place: what it must know, and the
+  // descriptors that it inherits. take() gives it the same world; an error leaves that as it is.
+  nlohmann::json pass(PassedFds& fds);
+  static Result<std::unique_ptr<World>> take(const nlohmann::json& passed);
 
   // After the application's end: gives our own stdio the offsets that it left, ends relays when
   // they have drained.

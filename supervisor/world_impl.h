@@ -33,6 +33,7 @@ struct World::Impl {
   std::optional<ExitInfo> app_end;
   bool ended = false;
 
+  void connect();  // with the link: mounts and streams
   Result<InitLink::Spawned> spawn(const SpawnPlan& plan, const std::vector<int>& fds,
                                   Deadline deadline);
   // The wait status of one of our children, by init or by us.

@@ -10,6 +10,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <vector>
 
@@ -20,6 +21,8 @@
 #include "supervisor/world_wire.h"
 
 namespace supervise {
+
+class PassedFds;
 
 // The body of the init process. `socket` is kept, every other descriptor closed.
 [[noreturn]] void init_main(int socket);
@@ -44,6 +47,9 @@ class InitLink {
   Status watch(pid_t inner, Deadline deadline);
   Result<int> last_pid(Deadline deadline);
   Status set_last_pid(int value, Deadline deadline);
+
+  nlohmann::json pass(PassedFds& fds);  // World::pass
+  static Result<std::unique_ptr<InitLink>> take(const nlohmann::json& passed);
 
   // The wait status of a watched process, once; nothing while it runs.
   std::optional<int> take_exit(pid_t inner);

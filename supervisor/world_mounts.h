@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <set>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@
 #include "supervisor/base/unique_fd.h"
 
 namespace supervise {
+
+class PassedFds;
 
 struct MountEntry {
   std::uint64_t id = 0;
@@ -47,6 +50,9 @@ class WorldMounts {
               Deadline deadline);
   // Without namespaces: only remembers the name.
   void declare(const std::string& name, const std::string& place);
+
+  nlohmann::json pass(PassedFds& fds) const;  // World::pass
+  Status take(const nlohmann::json& passed);
 
   std::set<std::uint64_t> mount_ids(const std::string& name) const;
   // The superblock of a place now, "major:minor"; empty when it is no mount.

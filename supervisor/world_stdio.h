@@ -17,6 +17,7 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@
 #include "supervisor/world_wire.h"
 
 namespace supervise {
+
+class PassedFds;
 
 class WorldStdio {
  public:
@@ -57,6 +60,9 @@ class WorldStdio {
   std::vector<std::string> externals() const;
   bool terminal_raw() const { return pty_ && pty_->raw(); }
   std::vector<pid_t> relay_pids() const;
+
+  nlohmann::json pass(PassedFds& fds) const;  // World::pass
+  Status take(const nlohmann::json& passed);
 
   // Ours that lie on this file system ("major:minor") become /dev/null.
   void release_file_system(const std::string& device, Deadline deadline);

@@ -139,6 +139,15 @@ std::vector<pid_t> process_tree_of(pid_t root) {
   return out;
 }
 
+std::vector<pid_t> roots_among(const std::set<pid_t>& processes) {
+  std::vector<pid_t> roots;
+  for (pid_t pid : processes) {
+    auto status = task_status(pid);
+    if (status && status->state != 'Z' && !processes.contains(status->ppid)) roots.push_back(pid);
+  }
+  return roots;
+}
+
 FdInfo parse_fdinfo(std::string_view text) {
   FdInfo info;
   std::string_view rest = text, v;

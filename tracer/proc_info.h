@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,8 @@ char task_state(pid_t tid);  // from stat; '?' when gone
 std::vector<pid_t> threads_of(pid_t pid);
 // Children of all threads, recursively, `root` first.
 std::vector<pid_t> process_tree_of(pid_t root);
+// Those whose parent is not among them, and that have not ended.
+std::vector<pid_t> roots_among(const std::set<pid_t>& processes);
 std::string task_name(pid_t tid);
 
 struct LockInfo {  // a "lock:" line of fdinfo

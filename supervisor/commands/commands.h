@@ -13,7 +13,7 @@ int command_doctor(const DoctorOptions& options);
 int command_keys(const KeysOptions& options);
 int command_version(bool json);
 int command_status(const ControlOptions& options);
-int command_control(CommandId command, const ControlOptions& options);  // checkpoint, handover, activate
+int command_control(CommandId command, const ControlOptions& options);  // checkpoint, handover, adopt, activate
 
 // "supervise: MESSAGE" on stderr; returns `status`.
 int complain(const std::string& message, int status);

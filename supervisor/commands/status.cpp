@@ -5,6 +5,7 @@
 
 #include "supervisor/commands/commands.h"
 #include "supervisor/control.h"
+#include "supervisor/succession.h"
 
 namespace supervise {
 namespace {
@@ -87,9 +88,11 @@ int command_control(CommandId command, const ControlOptions& options) {
   request.command = command == CommandId::Status       ? "status"
                     : command == CommandId::Checkpoint ? "checkpoint"
                     : command == CommandId::Handover   ? "handover"
+                    : command == CommandId::Adopt      ? "adopt"
                                                        : "activate";
   request.stop = options.stop;
   request.to = options.to;
+  if (command == CommandId::Adopt) request.form = kSuccessionForm;
   auto answer = control_ask(options.name, request, Deadline::in(options.timeout));
   // Between an activation and the session's first answer nobody has the socket for a moment.
   for (int i = 0; i < 50 && !answer && answer.error().err == ECONNREFUSED && command == CommandId::Activate; ++i) {
