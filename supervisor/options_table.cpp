@@ -66,7 +66,7 @@ constexpr CommandRow kCommands[] = {
      "as long as a sync of its storage paths takes. When this program can't take it over, the one "
      "before goes on; exit status 1 then. Refused while an incident is open, a warm point is watched for, or an image is "
      "on its way to a standby, and for an application that was resumed from an image.",
-     "supervise adopt app\n/opt/supervise-2/bin/supervise adopt app --json", 1},
+     "supervise adopt app", 1},
     {CommandId::Images, "images",
      "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | free IMAGE | export IMAGE FILE | import FILE",
      "the image store",
