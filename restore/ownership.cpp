@@ -211,11 +211,11 @@ Status Ownership::claim(const std::string& image_dir, std::uint64_t epoch, bool 
   return errno_error(EBUSY, fmt::format("{} comes and goes: other processes claim it", path));
 }
 
-Status Ownership::update_claim(const std::string& image_dir, const Claim& claim) {
+Status Ownership::update_claim(const std::string& image_dir, const Claim& claim, const HostIdentity* former) {
   ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
   ASSIGN_OR_RETURN(auto there, claimed(image_dir));
   if (!there) return errno_error(EPERM, fmt::format("image {} is claimed by nobody", image_dir));
-  if (!same_process(there->owner, claim.owner) || there->epoch != claim.epoch) {
+  if (!same_process(there->owner, former ? *former : claim.owner) || there->epoch != claim.epoch) {
     return errno_error(EPERM, fmt::format("image {} is claimed by {} (epoch {}), not by {} (epoch {})",
                                           image_dir, describe(there->owner), there->epoch,
                                           describe(claim.owner), claim.epoch));

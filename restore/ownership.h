@@ -71,8 +71,8 @@ class Ownership {
   // running it again would repeat its writes; even_if_it_ran allows that for a dead owner of this
   // host and for "ended". Claiming twice in one process is harmless.
   Status claim(const std::string& image_dir, std::uint64_t epoch, bool even_if_it_ran = false);
-  // Owner only: EPERM names the one who has it now.
-  Status update_claim(const std::string& image_dir, const Claim& claim);
+  // Owner only, or who goes on in place of `former`: EPERM names the one who has it now.
+  Status update_claim(const std::string& image_dir, const Claim& claim, const HostIdentity* former = nullptr);
   // Owner only, and only in state "claimed" (EALREADY): gives it back, for any host to take.
   Status release(const std::string& image_dir);
   Result<std::optional<Claim>> claimed(const std::string& image_dir) const;

@@ -14,7 +14,7 @@ class DrainPace {
   using Time = std::chrono::steady_clock::time_point;
   using Duration = std::chrono::microseconds;
 
-  static constexpr Duration kShortest{1000}, kLongest{64000};
+  static constexpr Duration kShortest{100}, kLongest{64000};
   static constexpr std::uint64_t kAim = 1 << 20;  // bytes in the ring at a look; with more the caches miss
 
   // A thread has stopped because the ring was filling, or looked at when it was due with `bytes` in it.

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <chrono>
 
+#include "supervisor/journal_parts.h"
+
 namespace supervise {
 namespace {
 
@@ -25,10 +27,6 @@ std::optional<NodeKind> kind_of(mode_t mode) {
   }
 }
 
-std::string below(std::string_view dir) { return std::string(dir) + "/"; }
-
-bool is_below(std::string_view name, std::string_view prefix) { return name.starts_with(prefix); }
-
 void add_once(std::vector<std::string>& list, std::string_view name) {
   if (std::ranges::find(list, name) == list.end()) list.emplace_back(name);
 }
@@ -41,26 +39,6 @@ std::vector<typename Map::node_type> take_below(Map& map, const std::string& pre
     out.push_back(map.extract(it++));
   return out;
 }
-
-// Keeps the journal's totals true while the ranges of one file change.
-class Counted {
- public:
-  Counted(ByteRanges& data, std::uint64_t& bytes, std::uint64_t& pieces)
-      : data_(data), bytes_(bytes), pieces_(pieces) {
-    bytes_ -= data_.bytes();
-    pieces_ -= data_.pieces().size();
-  }
-  ~Counted() {
-    bytes_ += data_.bytes();
-    pieces_ += data_.pieces().size();
-  }
-  Counted(const Counted&) = delete;
-  Counted& operator=(const Counted&) = delete;
-
- private:
-  ByteRanges& data_;
-  std::uint64_t &bytes_, &pieces_;
-};
 
 }  // namespace
 
@@ -394,91 +372,6 @@ void Journal::xattr(InodeKey key, std::string_view name, std::string_view attrib
   FileState& f = file(key, name, NodeKind::Other);
   f.attr_seq = seq_;
   f.xattrs.insert_or_assign(std::string(attribute), std::move(value));
-}
-
-// ---- durability
-
-void Journal::retire_data(FileState& f, Seq upto) {
-  if (f.created && f.created_seq > upto) return;  // it had no name then: a crash would drop it
-  for (const auto& [offset, piece] : f.data.pieces())
-    if (piece.seq <= upto && !piece.zero) f.complete = false;
-  Counted counted(f.data, content_bytes_, pieces_);
-  f.data.retire(upto);
-  if (f.size_seq <= upto) f.size_dirty = false;
-}
-
-namespace {
-
-void clear_attributes(FileState& f) {
-  f.mtime.reset();
-  f.atime.reset();
-  f.xattrs.clear();
-  f.mode_changed = false;
-  if (f.created) return;  // needed to create it
-  f.uid.reset();
-  f.gid.reset();
-}
-
-}  // namespace
-
-// One of its names is durable, so the inode is.
-void Journal::name_durable(FileState& f, Seq upto) {
-  if (f.created && f.created_seq <= upto) {
-    f.created = false;
-    f.inode_reused = false;  // what had the number before is durably gone
-    if (f.attr_seq <= f.created_seq) clear_attributes(f);
-  }
-  if (!name_pending(f)) f.old_names.clear();
-}
-
-void Journal::synced_file(InodeKey key, Seq upto, bool attributes) {
-  auto it = by_inode_.find(key);
-  if (it == by_inode_.end()) return;
-  FileState& f = files_.at(it->second);
-  if (f.unlinked()) return;
-  retire_data(f, upto);
-  if (attributes && f.attr_seq <= upto && f.attr_seq > f.created_seq) clear_attributes(f);
-  drop_if_clean(f.id);
-}
-
-void Journal::synced_directory(std::string_view dir, Seq upto) {
-  std::string prefix = dir.empty() ? "" : below(dir);
-  std::vector<FileId> touched;
-  bool live = false;
-  for (auto it = names_.lower_bound(prefix); it != names_.end() && is_below(it->first, prefix);) {
-    bool direct = it->first.find('/', prefix.size()) == std::string::npos;
-    if (!direct || it->second.seq > upto) {
-      ++it;
-      continue;
-    }
-    if (it->second.file) touched.push_back(*it->second.file);
-    live = live || it->second.file;
-    it = names_.erase(it);
-  }
-  for (FileId id : touched) {
-    if (auto f = files_.find(id); f != files_.end()) name_durable(f->second, upto);
-    drop_if_clean(id);
-  }
-  if (FileState* d = by_name(dir)) {
-    if (live) d->complete = false;
-    if (d->attr_seq <= upto && d->attr_seq > d->created_seq) clear_attributes(*d);
-    drop_if_clean(d->id);
-  }
-}
-
-void Journal::synced_all(Seq upto) {
-  std::erase_if(names_, [&](const auto& n) { return n.second.seq <= upto; });
-  removed_dirs_.clear();
-  std::vector<FileId> ids;
-  for (auto& [id, f] : files_) {
-    ids.push_back(id);
-    if (f.unlinked()) continue;
-    retire_data(f, upto);
-    name_durable(f, upto);
-    if (f.kind == NodeKind::Directory) f.complete = false;
-    if (f.attr_seq <= upto) clear_attributes(f);
-  }
-  for (FileId id : ids) drop_if_clean(id);
 }
 
 void Journal::forget(InodeKey key) {

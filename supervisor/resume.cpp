@@ -90,6 +90,7 @@ Status Resume::make_world() {
   config_.name = manifest_.app_name;
   config_.command = manifest_.command;
   RETURN_IF_ERROR(run_options_from_json(manifest_.run_options, config_));
+  config_.outlive = config_.outlive && may_outlive_;
   config_.standby = options_.onward_standby;
   config_.tls_dir = options_.tls_dir;
   config_.images_dir = options_.images_dir;
@@ -159,6 +160,7 @@ Result<int> resume_image(const StandbyOptions& options, Events& events, const st
                          const Manifest& manifest, Ownership* ownership) {
   const auto began = Clock::now();
   Resume resume(options, events, image, manifest);
+  resume.may_outlive();
   RETURN_IF_ERROR(resume.paths_up());
   Status made = resume.restore();
   if (made) made = resume.session().open_control();
@@ -200,11 +202,17 @@ Result<int> resume_image(const StandbyOptions& options, Events& events, const st
       ownership->update_claim(image, claim).ignore();
     }
   };
-  const int status = session.loop();
-  if (ownership) {
+  session.on_taken_over = [&] {
+    const HostIdentity former = std::exchange(claim.owner, HostIdentity::self());
+    if (ownership)
+      if (auto s = ownership->update_claim(image, claim, &former); !s) events.error("claim.outdated", s.error().message());
+  };
+  session.on_over = [&] {
     claim.state = "ended";
-    ownership->update_claim(image, claim).ignore();
-  }
+    if (ownership) ownership->update_claim(image, claim).ignore();
+  };
+  const int status = session.loop();
+  session.on_over();
   return status;
 }
 

@@ -33,6 +33,10 @@ class Resume {
   Status paths_up();
   void paths_down();
 
+  // The session's keeper may go on with the application when we die; then somebody else owns it than who
+  // has the claim (Session::on_taken_over).
+  void may_outlive() { may_outlive_ = true; }
+
   // Files that are not as the image knows them. Nothing is repaired: another host may be writing to them.
   Result<std::vector<FileDrift>> drifts() const;
 
@@ -54,6 +58,7 @@ class Resume {
   std::string image_;
   const Manifest& manifest_;
   SessionConfig config_;
+  bool may_outlive_ = false;
   std::unique_ptr<World> world_;
   std::unique_ptr<Session> session_;
 };

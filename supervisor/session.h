@@ -130,6 +130,8 @@ class Session : public TracerPolicy {
 
   // On the second host: told once, at the first good I/O on a storage path.
   std::function<void()> on_first_io;
+  // In a keeper: it has become the supervisor; it ends as that.
+  std::function<void()> on_taken_over, on_over;
 
   // TracerPolicy
   EntryDecision on_entry(Task& task) override;

@@ -25,6 +25,7 @@ std::string run_options_to_json(const SessionConfig& c) {
               {"stub", static_cast<int>(c.stub)},
               {"tcp", static_cast<int>(c.tcp)},
               {"path_deadline_ms", c.path_deadline.count()},
+              {"outlive", c.outlive},
               {"handover_exit_code", c.handover_exit_code}}
       .dump();
 }
@@ -49,6 +50,7 @@ Status run_options_from_json(const std::string& text, SessionConfig& c) {
     c.journal = static_cast<JournalMode>(j.at("journal").get<int>());
     c.journal_limit = j.at("journal_limit").get<std::uint64_t>();
     c.stub = static_cast<StubMode>(j.value("stub", static_cast<int>(StubMode::Off)));
+    c.outlive = j.value("outlive", true);
     c.tcp = static_cast<TcpPolicy>(j.at("tcp").get<int>());
     c.path_deadline = Millis(j.at("path_deadline_ms").get<std::int64_t>());
     c.handover_exit_code = j.at("handover_exit_code").get<int>();

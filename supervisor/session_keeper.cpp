@@ -269,6 +269,7 @@ int Session::survive(pid_t dead) {
                                                       tracer_.processes().size()));
   }
   if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
+  if (on_taken_over) on_taken_over();
   took_over_from_ = dead;
   handover_failed_ = stage_ == Stage::Incident;  // the operator decides what comes next
   keep_incident_ = false;
@@ -283,6 +284,7 @@ int Session::survive(pid_t dead) {
     if (unfinished) fail_over(*path);
   }
   const int status = loop();
+  if (on_over) on_over();
   keeper_.dismiss();
   control_.reset();
   world_.reset();

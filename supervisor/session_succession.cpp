@@ -28,7 +28,6 @@ Json config_to_json(const SessionConfig& c) {
           {"paths", paths},
           {"places", c.places},
           {"options", Json::parse(run_options_to_json(c))},
-          {"outlive", c.outlive},
           {"standby", c.standby},
           {"images", c.images_dir},
           {"tls", c.tls_dir},
@@ -43,7 +42,6 @@ Result<SessionConfig> config_from_json(const Json& j) {
   for (const Json& p : j.at("paths")) c.paths.push_back({p.at("name"), p.at("dirs"), p.at("up"), p.at("down")});
   c.places = j.at("places").get<std::vector<std::string>>();
   RETURN_IF_ERROR(run_options_from_json(j.at("options").dump(), c));
-  c.outlive = j.at("outlive");
   c.standby = j.at("standby");
   c.images_dir = j.at("images");
   c.tls_dir = j.at("tls");

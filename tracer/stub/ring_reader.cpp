@@ -15,6 +15,9 @@ namespace {
 std::uint64_t load(const std::uint64_t& value) { return __atomic_load_n(&value, __ATOMIC_ACQUIRE); }
 
 constexpr std::uint64_t kLargestOffset = INT64_MAX;
+// What lies before it stays in the caches as long as little is written between two looks.
+constexpr std::uint64_t kNear = 1 << 20;
+constexpr std::uint32_t kReader = 0x7fffffff;  // owner of the ring's lock: no thread has that number
 
 bool has_content(const Record& r) { return r.kind == kWrite && !(r.flags & kRecordRange); }
 
@@ -87,6 +90,7 @@ Status RingReader::look(const std::function<bool(pid_t)>& alive, Look& seen) {
   seen.left.clear();
   leaving_.clear();
   looked_ = scanned_;
+  release_lock(control_.ring_lock, kReader);  // of one that died in rewind()
   const std::uint64_t head = load(control_.head);
   const std::uint64_t tail = left_.empty() ? scanned_ : left_.front().position;
   if (head - tail > kRingSize || head % kRecordAlign != 0)
@@ -141,11 +145,33 @@ void RingReader::take() {
   left_ = leaving_;
   __atomic_store_n(&control_.ring_wanted, 0, __ATOMIC_RELAXED);
   __atomic_store_n(&control_.tail, left_.empty() ? scanned_ : left_.front().position, __ATOMIC_RELEASE);
+  if (left_.empty() && scanned_ % kRingSize >= kNear) rewind();
+}
+
+// With nothing in the ring: on from its begin, whose memory was used last. A filler reaches to the end, as before any
+// record that would not fit there.
+void RingReader::rewind() {
+  std::uint32_t free = 0;
+  if (!__atomic_compare_exchange_n(&control_.ring_lock, &free, kReader, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+  const std::uint64_t head = load(control_.head), left = kRingSize - head % kRingSize;
+  if (head == scanned_) {
+    Record filler{};
+    filler.kind = kPad;
+    filler.length = static_cast<std::uint32_t>(left);
+    filler.position = head;
+    filler.state = kCommitted;
+    memcpy(ring_ + head % kRingSize, &filler, sizeof filler);
+    scanned_ = looked_ = head + left;
+    __atomic_store_n(&control_.head, scanned_, __ATOMIC_RELEASE);
+    __atomic_store_n(&control_.tail, scanned_, __ATOMIC_RELEASE);
+  }
+  release_lock(control_.ring_lock, kReader);
 }
 
 void RingReader::reset() {
   left_.clear();
   leaving_.clear();
+  release_lock(control_.ring_lock, kReader);
   std::uint64_t head = load(control_.head);
   while (head % kRecordAlign != 0) {
     const std::uint64_t aligned = (head | (kRecordAlign - 1)) + 1;

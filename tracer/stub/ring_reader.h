@@ -31,7 +31,7 @@ class RingReader {
     std::vector<Record> left;          // those whose owners still copy, oldest first
   };
 
-  RingReader(Control& control, const char* ring) : control_(control), ring_(ring) {}
+  RingReader(Control& control, char* ring) : control_(control), ring_(ring) {}
 
   bool empty() const;  // nothing that was not taken, also nothing that is being written
   // Fills `seen` with writes and syncs. `alive`: is that thread still one of ours? After an Error, what is
@@ -50,9 +50,10 @@ class RingReader {
     std::uint32_t length;
   };
   Status check(const Record& record, std::uint64_t at, std::uint64_t head) const;
+  void rewind();
 
   Control& control_;
-  const char* ring_;
+  char* ring_;
   std::uint64_t scanned_ = 0;          // before which all is taken, but for:
   std::vector<Place> left_;
   std::uint64_t looked_ = 0;           // what take() will make of them

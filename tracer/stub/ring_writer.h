@@ -125,6 +125,18 @@ struct Part {  // of a content that is there at once
 };
 inline constexpr unsigned kParts = 3;
 
+inline constexpr uint64_t kAhead = 4096;
+
+// What reserve() copies; `rep stos`, which an initializer would become, takes longer than the rest of it.
+inline void set(Record& r, unsigned kind, unsigned flags, uint32_t file, uint64_t offset, uint64_t bytes, uint64_t size) {
+  r.kind = static_cast<uint16_t>(kind);
+  r.flags = static_cast<uint16_t>(flags);
+  r.file = file;
+  r.offset = offset;
+  r.bytes = bytes;
+  r.size = size;
+}
+
 // Space for a record with `content` bytes (kLargestWrite at most) behind its header, published as kReserved.
 // Null: the ring is full. `half`: with this one the supervisor should take what is there, and nobody has told
 // it yet. With `parts` (kParts; the content) it is whole as soon as it is published.
@@ -179,6 +191,10 @@ Record* reserve(Control* c, char* ring, Area* a, Env& env, const Record& like, u
     *half = true;
   }
   unlock(&c->ring_lock, a->tid, env);
+  // The supervisor has read what lay where the next record will be: its memory is fetched while the application
+  // goes on, and not when it is written to.
+  const uint64_t next = (head + length) % kRingSize, ahead = length < kAhead ? length : kAhead;
+  for (uint64_t at = next; at < next + ahead && at < kRingSize; at += 64) asm volatile("prefetchw (%0)" : : "r"(ring + at));
   return record;
 }
 
@@ -201,13 +217,9 @@ inline uint64_t raise_size(File* f, uint64_t end) {
 template <class Env>
 Record* reserve_write(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint64_t offset, uint64_t bytes,
                       bool content, bool durable, bool* half) {
-  Record like{};
-  like.kind = kWrite;
-  like.flags = static_cast<uint16_t>((content ? 0u : unsigned{kRecordRange}) | (durable ? unsigned{kRecordDurable} : 0u));
-  like.file = file;
-  like.offset = offset;
-  like.bytes = bytes;
-  like.size = raise_size(&c->files[file % kFiles], offset + bytes);
+  Record like;
+  set(like, kWrite, (content ? 0u : unsigned{kRecordRange}) | (durable ? unsigned{kRecordDurable} : 0u), file, offset, bytes,
+      raise_size(&c->files[file % kFiles], offset + bytes));
   return reserve(c, ring, a, env, like, content ? bytes : 0, half);
 }
 
@@ -220,12 +232,8 @@ inline void enter_sync(const Control* c, Area* a) {
 // That file is durable as it was at enter_sync(), or at the ring position `entered`. False: the ring is full.
 template <class Env>
 bool append_sync(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint64_t entered, bool data_only, bool* half) {
-  Record like{};
-  like.kind = kSync;
-  like.flags = static_cast<uint16_t>(data_only ? unsigned{kRecordDataOnly} : 0u);
-  like.file = file;
-  like.offset = a->learned;
-  like.size = entered;
+  Record like;
+  set(like, kSync, data_only ? unsigned{kRecordDataOnly} : 0u, file, a->learned, 0, entered);
   Record* record = reserve(c, ring, a, env, like, 0, half);
   if (!record) return false;
   commit(a, record);
@@ -236,11 +244,10 @@ bool append_sync(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint6
 template <class Env>
 bool append_change(Control* c, char* ring, Area* a, Env& env, RecordKind kind, unsigned flags, uint32_t file,
                    const Part (&parts)[kParts], bool* half) {
-  Record like{};
-  like.kind = static_cast<uint16_t>(kind);
-  like.flags = static_cast<uint16_t>(flags);
-  like.file = file;
-  for (const Part& p : parts) like.bytes += p.size;
+  uint64_t bytes = 0;
+  for (const Part& p : parts) bytes += p.size;
+  Record like;
+  set(like, kind, flags, file, 0, bytes, 0);
   Record* record = reserve(c, ring, a, env, like, like.bytes, half, parts);
   if (!record) return false;
   commit(a, record);
@@ -250,10 +257,8 @@ bool append_change(Control* c, char* ring, Area* a, Env& env, RecordKind kind, u
 template <class Env>
 bool append_resize(Control* c, char* ring, Area* a, Env& env, uint32_t file, uint64_t size, bool* half) {
   const Part parts[kParts] = {};
-  Record like{};
-  like.kind = kResize;
-  like.file = file;
-  like.offset = size;
+  Record like;
+  set(like, kResize, 0, file, size, 0, 0);
   Record* record = reserve(c, ring, a, env, like, 0, half, parts);
   if (!record) return false;
   commit(a, record);
