@@ -191,6 +191,41 @@ TEST_F(Ring, AVoidRecordIsSkipped) {
   EXPECT_EQ(control->tail, control->head);
 }
 
+TEST_F(Ring, GoesOnAtItsBeginWhenItIsEmpty) {
+  const std::string much(700 << 10, 'm');
+  put(area, 1, 0, much);
+  look();
+  EXPECT_LT(control->head, kRingSize) << "there is little to go back for";
+  put(area, 1, 0, much);
+  put(other, 1, 5, "last", false);
+  look();
+  EXPECT_LT(control->head, kRingSize) << "one is being written";
+  RingReader former = reader;  // of a supervisor that dies: what it knew stays behind
+  Record* record = record_at(ring.get(), other.ring_pos);
+  copy_bytes(content_of(record), "last", 4);
+  commit(&other, record);
+  EXPECT_EQ(look(), "<1@5:last");
+  EXPECT_EQ(control->head, kRingSize);
+  EXPECT_EQ(control->tail, kRingSize);
+  EXPECT_EQ(control->ring_lock, 0u);
+  EXPECT_TRUE(reader.empty());
+  put(area, 2, 9, "next");
+  EXPECT_EQ(area.ring_pos, kRingSize);
+  RingReader::Look seen;
+  ASSERT_TRUE(former.look(all_alive, seen).ok());
+  ASSERT_EQ(seen.records.size(), 2u) << "what it had left, and what came behind the filler";
+  EXPECT_EQ(seen.records[1].head.file, 2u);
+}
+
+TEST_F(Ring, StaysWhereItIsWhileSomebodyHasTheLock) {
+  put(area, 1, 0, std::string(2 << 20, 'm'));
+  control->ring_lock = 8;
+  look();
+  EXPECT_LT(control->head, kRingSize);
+  EXPECT_EQ(control->tail, control->head);
+  EXPECT_EQ(control->ring_lock, 8u);
+}
+
 TEST_F(Ring, FullIsSaidAndHalfFullOnce) {
   const std::string mib(1 << 20, 'm');
   int appended = 0, halves = 0;
