@@ -65,7 +65,7 @@ constexpr CommandRow kCommands[] = {
      "process, so that PID, parent and standard streams stay. The application stands still for some milliseconds and "
      "as long as a sync of its storage paths takes. When this program can't take it over, the one "
      "before goes on; exit status 1 then. Refused while an incident is open, a warm point is watched for, or an image is "
-     "on its way to a standby, and for an application that was resumed from an image.",
+     "on its way to a standby, and for an application that was activated from a warm image.",
      "supervise adopt app", 1},
     {CommandId::Images, "images",
      "list [NAME] | inspect IMAGE | verify IMAGE... | prune NAME | free IMAGE | export IMAGE FILE | import FILE",

@@ -91,6 +91,8 @@ Status Resume::make_world() {
   config_.command = manifest_.command;
   RETURN_IF_ERROR(run_options_from_json(manifest_.run_options, config_));
   config_.outlive = config_.outlive && may_outlive_;
+  config_.alone = may_outlive_;
+  config_.log = options_.log;
   config_.standby = options_.onward_standby;
   config_.tls_dir = options_.tls_dir;
   config_.images_dir = options_.images_dir;
@@ -156,11 +158,34 @@ void Resume::drop() {
   world_.reset();
 }
 
+namespace {
+
+// By its owner; `take`: by who goes on in place of its owner.
+Status change_claim(const std::string& image, const std::function<void(Claim&)>& change, bool take = false) {
+  Ownership ownership(image.substr(0, image.rfind('/')));
+  ASSIGN_OR_RETURN(auto there, ownership.claimed(image));
+  if (!there) return errno_error(ENOENT, "image " + image + " is claimed by nobody");
+  Claim claim = *there;
+  claim.owner = HostIdentity::self();
+  change(claim);
+  return ownership.update_claim(image, claim, take ? &there->owner : nullptr);
+}
+
+}  // namespace
+
+void watch_claim(Session& session, Events& events, const std::string& image) {
+  session.on_taken_over = [image, &events] {
+    if (auto s = change_claim(image, [](Claim&) {}, true); !s) events.error("claim.outdated", s.error().message());
+  };
+  session.on_over = [image] { change_claim(image, [](Claim& claim) { claim.state = "ended"; }).ignore(); };
+}
+
 Result<int> resume_image(const StandbyOptions& options, Events& events, const std::string& image,
                          const Manifest& manifest, Ownership* ownership) {
   const auto began = Clock::now();
   Resume resume(options, events, image, manifest);
   resume.may_outlive();
+  if (ownership) resume.config().claim = image;
   RETURN_IF_ERROR(resume.paths_up());
   Status made = resume.restore();
   if (made) made = resume.session().open_control();
@@ -197,22 +222,11 @@ Result<int> resume_image(const StandbyOptions& options, Events& events, const st
                  {"dump_ms", manifest.dump_ms},
                  {"restore_ms", restore_ms},
                  {"total_ms", static_cast<double>(now - from) / 1e6}});
-    if (ownership) {
-      claim.first_io_unix_ns = now;
-      ownership->update_claim(image, claim).ignore();
-    }
+    if (ownership) change_claim(image, [&](Claim& there) { there.first_io_unix_ns = now; }).ignore();
   };
-  session.on_taken_over = [&] {
-    const HostIdentity former = std::exchange(claim.owner, HostIdentity::self());
-    if (ownership)
-      if (auto s = ownership->update_claim(image, claim, &former); !s) events.error("claim.outdated", s.error().message());
-  };
-  session.on_over = [&] {
-    claim.state = "ended";
-    if (ownership) ownership->update_claim(image, claim).ignore();
-  };
+  if (ownership) watch_claim(session, events, image);
   const int status = session.loop();
-  session.on_over();
+  if (session.on_over) session.on_over();
   return status;
 }
 

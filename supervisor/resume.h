@@ -63,6 +63,9 @@ class Resume {
   std::unique_ptr<Session> session_;
 };
 
+// The claim of the session's image says who supervises it, when its keeper takes over too, and that it has ended.
+void watch_claim(Session& session, Events& events, const std::string& image);
+
 // A committed image (or, without `ownership`, any) from its claim to the end of the session. Returns
 // the session's exit status; an error when the image could not be resumed (the paths are down again,
 // nothing of it runs).

@@ -59,6 +59,8 @@ struct SessionConfig {
   Millis refresh{0};              // a new warm image every so often; 0: none
   std::vector<std::string> command;  // for the manifest and status
   LogOptions log;                 // as `events` of the session has them
+  bool alone = true;              // nobody but the session is concerned with its process: not a standby's copy
+  std::string claim;              // the image that was claimed for it (watch_claim), empty: none
   std::string activated;          // which image was activated here, and since when; empty: none
 };
 
@@ -308,7 +310,7 @@ class Session : public TracerPolicy {
   bool handover_failed_ = false;
   bool handed_over_ = false;
   bool first_io_told_ = false;
-  bool resumed_ = false;       // from an image
+  bool resumed_ = false;       // from an image, by this process
   double stood_ms_ = 0;
   int forwarded_signals_ = 0;
   bool want_job_stop_ = false; // the application is being stopped as a job

@@ -8,6 +8,7 @@
 
 #include "supervisor/base/fault_point.h"
 #include "supervisor/control.h"
+#include "supervisor/resume.h"
 #include "supervisor/session.h"
 #include "supervisor/session_json.h"
 #include "supervisor/succession.h"
@@ -33,6 +34,7 @@ Json config_to_json(const SessionConfig& c) {
           {"tls", c.tls_dir},
           {"warm_mode", static_cast<int>(c.warm.mode)},
           {"refresh_ms", c.refresh.count()},
+          {"claim", c.claim},
           {"command", c.command}};
 }
 
@@ -47,6 +49,7 @@ Result<SessionConfig> config_from_json(const Json& j) {
   c.tls_dir = j.at("tls");
   c.warm.mode = static_cast<decltype(c.warm.mode)>(j.at("warm_mode").get<int>());
   c.refresh = Millis(j.at("refresh_ms").get<std::int64_t>());
+  c.claim = j.at("claim");
   c.command = j.at("command").get<std::vector<std::string>>();
   return c;
 }
@@ -74,7 +77,7 @@ void path_from_json(const Json& j, StoragePath& p) {
 
 std::string Session::why_not_now() const {
   if (!world_->has_namespaces()) return "the application has no world of its own (see `supervise doctor`)";
-  if (resumed_) return "the application was resumed from an image: only one that `supervise run` started can be taken over";
+  if (!config_.alone) return "the application was activated from a warm image; its supervisor belongs to the standby";
   if (incident_.id || !failed_.empty()) return "an incident is open (`supervise status` tells); ask again when it is over";
   if (warm_ && warm_->watching()) return "the warm point is being watched for; ask again when the warm image is made";
   if (shipper_.busy()) return "an image is on its way to " + config_.standby + "; ask again when it is there";
@@ -181,6 +184,7 @@ Status Session::succeed(const Json& state) {
     warm_->finish();
     next_refresh_ = Clock::now() + config_.refresh;
   }
+  if (!config_.claim.empty()) watch_claim(*this, events_, config_.claim);
   start_stub();
   // The world's init, and the former's keeper, are there for the time until our own stands.
   if (config_.outlive) tracer_.set_exit_kill(false);

@@ -157,6 +157,7 @@ int run_successor() {
                             {"stood_ms", session->stood_ms()}}.dump());
   if (reply >= 0) close(reply);
   const int result = session->loop();
+  if (session->on_over) session->on_over();
   delete session;
   delete events;
   return result;

@@ -25,7 +25,7 @@ def supervisor(t, host):
     return found[0]
 
 
-def lose(t, host, said, times):
+def lose(t, host, said, times, total=None):
     chance = random.Random(3)
     former = 0
     for _ in range(times):
@@ -33,7 +33,8 @@ def lose(t, host, said, times):
         former = supervisor(t, host)["pid"]
         time.sleep(chance.uniform(0, 0.3))
         host.run(["kill", "-KILL", str(former)], 10)
-    harness.wait_until(lambda: len(re.findall("supervisor.taken_over", said.stderr.text)) == times, 30, f"{times} keepers took over")
+    total = total or times
+    harness.wait_until(lambda: len(re.findall("supervisor.taken_over", said.stderr.text)) == total, 30, f"{total} keepers took over")
     return supervisor(t, host)["pid"]
 
 
@@ -48,7 +49,10 @@ def handed_over(t):
     t.equal(pair.hand_over().status, 0, "the hand-over")
     t.equal(pair.app.wait(30), 113, "A has handed over")
     pair.goes_on(standby, "on B")
-    last = lose(t, pair.b, standby, 5)
+    lose(t, pair.b, standby, 2)
+    t.equal(pair.b.run([t.supervise_binary(), "adopt", "app"], 30, check=False).status, 0, "another program takes it over")
+    t.check("adopt.done" in standby.stderr.text, "and says so")
+    last = lose(t, pair.b, standby, 3, 5)
     pair.goes_on(standby, "on B after five deaths")
     claims = [json.loads(path.read_text()) for path in (t.shared / "images").rglob("claim.json")]
     t.equal([(c["owner"]["pid"], c["state"]) for c in claims], [(last, "running")], "the claim names who supervises it")
