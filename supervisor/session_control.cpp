@@ -48,6 +48,7 @@ std::string Session::status_json() const {
   }
   return json{{"name", config_.name},
               {"pid", getpid()},
+              {"version", SUPERVISE_VERSION},
               {"command", config_.command},
               {"uptime_s", std::chrono::duration<double>(Clock::now() - started_).count()},
               {"processes", tracer_.processes().size()},

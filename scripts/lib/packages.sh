@@ -16,7 +16,7 @@ PACKAGES_RUN=(
 )
 PACKAGES_TESTS=(
   redis-server=redis-server redis-tools=redis-cli nginx=nginx nodejs=node
-  default-jdk-headless=javac curl=curl musl-tools tmux make debootstrap docker.io=dockerd
+  default-jdk-headless=javac golang-go=go busybox=busybox curl=curl musl-tools tmux make debootstrap docker.io=dockerd
 )
 
 # From Debian 13 on docker.io comes without the client.
