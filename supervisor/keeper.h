@@ -34,6 +34,7 @@ struct KeeperPage {
     int nr;
     std::uint64_t original[6], done;
   };
+  std::atomic<bool> first_io;          // Session::on_first_io was told
   static constexpr int kPieces = 64;
   Pieces pieces[kPieces];
   TracerNotes notes;

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <memory>
 #include <set>
+#include <utility>
 
 #include "restore/criu.h"
 #include "restore/host_identity.h"
@@ -160,22 +162,24 @@ void Resume::drop() {
 
 namespace {
 
-// By its owner; `take`: by who goes on in place of its owner.
-Status change_claim(const std::string& image, const std::function<void(Claim&)>& change, bool take = false) {
+// By its owner; `former`: in whose place we go on.
+Status change_claim(const std::string& image, const std::function<void(Claim&)>& change, const HostIdentity* former = nullptr) {
   Ownership ownership(image.substr(0, image.rfind('/')));
   ASSIGN_OR_RETURN(auto there, ownership.claimed(image));
   if (!there) return errno_error(ENOENT, "image " + image + " is claimed by nobody");
   Claim claim = *there;
   claim.owner = HostIdentity::self();
   change(claim);
-  return ownership.update_claim(image, claim, take ? &there->owner : nullptr);
+  return ownership.update_claim(image, claim, former);
 }
 
 }  // namespace
 
 void watch_claim(Session& session, Events& events, const std::string& image) {
-  session.on_taken_over = [image, &events] {
-    if (auto s = change_claim(image, [](Claim&) {}, true); !s) events.error("claim.outdated", s.error().message());
+  const auto owner = std::make_shared<HostIdentity>(HostIdentity::self());
+  session.on_taken_over = [image, owner, &events] {
+    const HostIdentity former = std::exchange(*owner, HostIdentity::self());
+    if (auto s = change_claim(image, [](Claim&) {}, &former); !s) events.error("claim.outdated", s.error().message());
   };
   session.on_over = [image] { change_claim(image, [](Claim& claim) { claim.state = "ended"; }).ignore(); };
 }
@@ -225,9 +229,7 @@ Result<int> resume_image(const StandbyOptions& options, Events& events, const st
     if (ownership) change_claim(image, [&](Claim& there) { there.first_io_unix_ns = now; }).ignore();
   };
   if (ownership) watch_claim(session, events, image);
-  const int status = session.loop();
-  if (session.on_over) session.on_over();
-  return status;
+  return session.loop();
 }
 
 }  // namespace supervise

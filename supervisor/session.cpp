@@ -103,6 +103,7 @@ int Session::loop() {
   events_.debug("stub.figures", status_json());
   if (shipper_.busy())
     events_.warn("ship.abandoned", "the application ended before its image was at " + config_.standby);
+  if (on_over) on_over();
   return exit_status();
 }
 
@@ -319,6 +320,7 @@ ExitAction Session::on_exit(Task& task, long result, ptrace_raw::Regs& regs) {
     }
     if (!first_io_told_ && on_first_io && (ctx.path != nullptr)) {
       first_io_told_ = true;
+      if (keeper_.page()) keeper_.page()->first_io = true;
       on_first_io();
     }
   }

@@ -123,16 +123,18 @@ class Session : public TracerPolicy {
   // Until the application has ended or was handed over. Returns supervise's exit status.
   int loop();
 
-  // In a successor (succession.h): all that the former one was, threads held. stand_down() lets them go again.
-  Status succeed(const nlohmann::json& state);
+  // In a successor (succession.h): all that the former one was, threads held. stand_down() lets them go again,
+  // settle() is the end of it: from there on there is no way back to the former one.
+  Status succeed(const nlohmann::json& state, const LogOptions& log);
   void stand_down();
+  void settle(const std::string& former_version);
   double stood_ms() const { return stood_ms_; }  // how long the threads stood for it
 
   void carry(std::uint64_t incidents) { incidents_ = incidents; }
 
   // On the second host: told once, at the first good I/O on a storage path.
   std::function<void()> on_first_io;
-  // In a keeper: it has become the supervisor; it ends as that.
+  // In a keeper: it has become the supervisor. In each supervisor: loop() is over.
   std::function<void()> on_taken_over, on_over;
 
   // TracerPolicy
@@ -311,6 +313,7 @@ class Session : public TracerPolicy {
   bool handed_over_ = false;
   bool first_io_told_ = false;
   bool resumed_ = false;       // from an image, by this process
+  Clock::time_point began_succession_;
   double stood_ms_ = 0;
   int forwarded_signals_ = 0;
   bool want_job_stop_ = false; // the application is being stopped as a job

@@ -271,6 +271,7 @@ int Session::survive(pid_t dead) {
   if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
   if (on_taken_over) on_taken_over();
   took_over_from_ = dead;
+  first_io_told_ |= page->first_io;
   handover_failed_ = stage_ == Stage::Incident;  // the operator decides what comes next
   keep_incident_ = false;
   want_handover_ = false;
@@ -284,7 +285,6 @@ int Session::survive(pid_t dead) {
     if (unfinished) fail_over(*path);
   }
   const int status = loop();
-  if (on_over) on_over();
   keeper_.dismiss();
   control_.reset();
   world_.reset();

@@ -113,10 +113,17 @@ void Session::give_way(const ControlRequest& request, ControlReply reply) {
   };
   const Status failed = exec();
   events_.error("adopt.failed", failed.error().message() + "; this version goes on");
-  reply.fail(failed.error().message());
-  if (auto s = regain(roots, tracer_.stopped_by_app()); !s) events_.error("adopt.lost", s.error().message());
+  Status regained = fault_point("adopt.regain");
+  if (regained) regained = regain(roots, tracer_.stopped_by_app());
+  if (!regained) {
+    // As if we had died in it: the keeper takes over; without one the world's init ends what nobody supervises.
+    events_.error("adopt.lost", regained.error().message() + "; this supervisor ends, and its keeper takes over");
+    reply.fail(failed.error().message() + "; then: " + regained.error().message());
+    _exit(125);
+  }
   unprotect();
   tracer_.resume_all();
+  reply.fail(failed.error().message());
 }
 
 // All threads are seized again, or never were let go, and the stub has what it shares with us.
@@ -158,12 +165,10 @@ Json Session::succession_json(PassedFds& fds, Clock::time_point began) {
           {"session", session}};
 }
 
-Status Session::succeed(const Json& state) {
+Status Session::succeed(const Json& state, const LogOptions& log) {
   ASSIGN_OR_RETURN(config_, config_from_json(state.at("config")));
   policy_ = Policy(config_.rules);
-  const Json& log = state.at("log");
-  config_.log = {log.at("events"), static_cast<LogFormat>(log.at("format").get<int>()),
-                 static_cast<LogLevel>(log.at("level").get<int>()), {}, {}};
+  config_.log = log;
   const Json& s = state.at("session");
   ASSIGN_OR_RETURN(UniqueFd line, PassedFds::take(s.at("keeper_line")));
   keeper_.inherit(s.at("keeper"), std::move(line));
@@ -191,18 +196,21 @@ Status Session::succeed(const Json& state) {
   const auto roots = roots_among(s.at("processes").get<std::set<pid_t>>());
   RETURN_IF_ERROR(regain(roots, s.at("stopped").get<std::set<pid_t>>()));
   RETURN_IF_ERROR(fault_point("adopt.taken"));
-  if (!stand() && config_.outlive) events_.warn("keeper.missing", "another try comes in a second");
+  began_succession_ = Clock::time_point(Clock::duration(s.at("began_ns").get<std::int64_t>()));
+  return {};
+}
+
+void Session::settle(const std::string& former_version) {
+  if (!stand() && config_.outlive) events_.warn("keeper.missing", "another try comes soon");
   if (auto status = open_control(); !status) events_.warn("control.unavailable", status.error().message());
-  const auto began = Clock::time_point(Clock::duration(s.at("began_ns").get<std::int64_t>()));
-  stood_ms_ = ms_between(began, Clock::now());
+  stood_ms_ = ms_between(began_succession_, Clock::now());
   events_.info("adopt.done", fmt::format("version {} goes on in place of version {}: {} threads of {} processes stood for {:.1f} ms",
-                                         SUPERVISE_VERSION, state.at("version").get<std::string>(), tracer_.all().size(),
+                                         SUPERVISE_VERSION, former_version, tracer_.all().size(),
                                          tracer_.processes().size(), stood_ms_));
   deferred_.emplace_back([this] {
     learn_criu_version();
     if (auto status = learn_standby(); !status) events_.warn("standby.unavailable", status.error().message());
   });
-  return {};
 }
 
 void Session::stand_down() {

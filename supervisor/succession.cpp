@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "supervisor/base/fault_point.h"
@@ -24,6 +26,7 @@ using Json = nlohmann::json;
 namespace {
 
 constexpr char kVariable[] = "SUPERVISE_SUCCESSION";  // FD, or FD:REASON for the former, when the successor has failed
+constexpr char kMemory[] = "supervise-succession";      // the memfd's name
 constexpr std::size_t kLongest = 64 << 20;
 
 Result<std::string> read_from_start(int fd) {
@@ -65,14 +68,6 @@ Error exec_program(int program, const std::string& variable) {
   return errno_error(err, "exec of the successor");
 }
 
-LogOptions log_options(const Json& j) {
-  LogOptions log;
-  log.events_file = j.at("events");
-  log.format = static_cast<LogFormat>(j.at("format").get<int>());
-  log.level = static_cast<LogLevel>(j.at("level").get<int>());
-  return log;
-}
-
 struct Former {
   int state = -1;
   std::string failed;  // we are the former; why the successor has failed
@@ -87,9 +82,49 @@ Former former() {
   return {static_cast<int>(fd), *end == ':' ? end + 1 : ""};
 }
 
-Status take(Session& session, const Json& state) {
+// What the former supervisor left, as far as it stays the same in every form.
+struct Handed {
+  Json state;
+  int form = 0;
+  std::string version;
+  int reply = -1;          // of who asked for it
+  int former = -1;         // the program before
+  std::vector<int> fds;    // all of the above and the state's; close-on-exec now
+};
+
+Result<Handed> read_handed(int fd) {
+  const Error foreign = plain_error("SUPERVISE_SUCCESSION is not for you: it names what a supervisor left for its successor");
+  std::error_code error;
+  const auto target = std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", fd), error);
+  if (error || !target.string().starts_with(fmt::format("/memfd:{}", kMemory))) return foreign;
+  ASSIGN_OR_RETURN(const std::string text, read_from_start(fd));
+  Handed h;
+  h.state = Json::parse(text, nullptr, false);
   try {
-    return session.succeed(state);
+    h.form = h.state.at("form");
+    h.version = h.state.at("version");
+    h.reply = h.state.at("reply");
+    h.former = h.state.at("former");
+    h.fds = h.state.at("fds").get<std::vector<int>>();
+  } catch (const Json::exception&) {
+    return foreign;
+  }
+  for (int each : h.fds) fcntl(each, F_SETFD, FD_CLOEXEC);
+  return h;
+}
+
+Status take(Session& session, Events& events, const Handed& handed) {
+  if (handed.form != kSuccessionForm)
+    return plain_error(fmt::format("the former supervisor's state has form {}, this program's is {}", handed.form, kSuccessionForm));
+  try {
+    const Json& j = handed.state.at("log");
+    LogOptions log;
+    log.events_file = j.at("events");
+    log.format = static_cast<LogFormat>(j.at("format").get<int>());
+    log.level = static_cast<LogLevel>(j.at("level").get<int>());
+    RETURN_IF_ERROR(add_log_sinks(events, log));
+    RETURN_IF_ERROR(fault_point("adopt.begin"));
+    return session.succeed(handed.state, log);
   } catch (const Json::exception& e) {
     return plain_error(std::string("the former supervisor's state: ") + e.what());
   }
@@ -99,7 +134,7 @@ Status take(Session& session, const Json& state) {
 
 Error exec_successor(int program, Json state, PassedFds& fds) {
   UniqueFd self(open("/proc/self/exe", O_PATH | O_CLOEXEC));
-  UniqueFd memory(static_cast<int>(syscall(SYS_memfd_create, "supervise-succession", MFD_CLOEXEC)));
+  UniqueFd memory(static_cast<int>(syscall(SYS_memfd_create, kMemory, MFD_CLOEXEC)));
   if (!self || !memory) return errno_error("descriptors for the successor");
   state["former"] = fds.pass(self);
   fds.pass(memory);
@@ -122,42 +157,37 @@ int run_successor() {
   unsetenv(kVariable);
   const bool back = !from.failed.empty();
   if (back) disarm_fault_points();
-  auto text = read_from_start(from.state);
-  const Json state = text ? Json::parse(*text, nullptr, false) : Json();
-  if (!state.is_object() || !state.contains("form"))
-    return complain("SUPERVISE_SUCCESSION is not for you: it names what a supervisor left for its successor", 125);
+  auto handed = read_handed(from.state);
+  if (!handed) return complain(handed.error().message(), 125);
 
   // Nothing here is ever destroyed unless it succeeds: what the objects stand for is the application's.
   auto* events = new Events;
   auto* session = new Session({}, *events);
-  Status status = state.at("form") == kSuccessionForm
-                      ? add_log_sinks(*events, log_options(state.at("log")))
-                      : plain_error(fmt::format("the former supervisor's state has form {}, this program's is {}",
-                                                state.at("form").dump(), kSuccessionForm));
-  if (status) status = fault_point("adopt.begin");
-  if (status) status = take(*session, state);
-  const int reply = state.at("reply");
-  if (!status) {
+  if (Status status = take(*session, *events, *handed); !status) {
     events->error("adopt.failed", status.error().message());
     if (back) _exit(125);  // the former one's keeper takes over
     session->stand_down();
-    for (int fd : state.at("fds")) fcntl(fd, F_SETFD, 0);
-    const Error error = exec_program(state.at("former"), fmt::format("{}:{}", from.state, status.error().message()));
+    for (int fd : handed->fds) fcntl(fd, F_SETFD, 0);
+    const Error error = exec_program(handed->former, fmt::format("{}:{}", from.state, status.error().message()));
     events->error("adopt.failed", error.message());
     _exit(125);
   }
-  for (int fd : {from.state, state.at("former").get<int>()}) close(fd);
-  if (back)
-    send_control_reply(reply, false, from.failed + "; the version before goes on", {});
-  else
-    send_control_reply(reply, true, {},
-                       Json{{"pid", getpid()},
-                            {"version", SUPERVISE_VERSION},
-                            {"former_version", state.at("version")},
-                            {"stood_ms", session->stood_ms()}}.dump());
-  if (reply >= 0) close(reply);
+  // The keeper, which is forked next, is not to have them.
+  for (int fd : {from.state, handed->former}) close(fd);
+  session->settle(handed->version);
+  if (handed->reply >= 0) {
+    if (back)
+      send_control_reply(handed->reply, false, from.failed + "; the version before goes on", {});
+    else
+      send_control_reply(handed->reply, true, {},
+                         Json{{"pid", getpid()},
+                              {"version", SUPERVISE_VERSION},
+                              {"former_version", handed->version},
+                              {"stood_ms", session->stood_ms()}}.dump());
+    shutdown(handed->reply, SHUT_RDWR);  // the keeper has it, too
+    close(handed->reply);
+  }
   const int result = session->loop();
-  if (session->on_over) session->on_over();
   delete session;
   delete events;
   return result;

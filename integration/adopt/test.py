@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import harness
+from harness import ledger as sqlite_ledger
 
-LEDGER_PY = Path(__file__).resolve().parent.parent / "handover_sqlite" / "ledger.py"
 FIRST, SECOND = "/srv/first", "/srv/second"
 ROUNDS, SEED = 60, 7
 TRANSACTIONS = 40
@@ -104,8 +104,7 @@ def whole(t, one, program):
 
 def ledger(t):
     """Two SQLite databases, one process each; then the supervisor is killed: the keeper is the new version's."""
-    command = ["/usr/bin/python3", str(LEDGER_PY)]
-    one = Supervised(t, "ledger", [*command, f"{FIRST}/db", str(TRANSACTIONS), "100"])
+    one = Supervised(t, "ledger", [*sqlite_ledger.COMMAND, f"{FIRST}/db", str(TRANSACTIONS), "100"])
     one.app.wait_line("^wal 2$", 60, "stdout")
     one.adopt_often(5)
     harness.wait_until(lambda: one.status()["keeper"] > 0, 30, "a keeper stands")
@@ -114,11 +113,7 @@ def ledger(t):
     harness.wait_until(lambda: re.search("supervisor.taken_over", one.app.stderr.text), 30, "the keeper takes over")
     one.fail()
     harness.wait_until(lambda: not any(n.startswith("supervise") for n, _ in one.host.processes().values()), 120, "all ends")
-    for mode in ("delete", "wal"):
-        told = [int(n) for n in re.findall(rf"^{mode} (\d+)$", one.app.stdout.text, re.M)]
-        t.equal(told, list(range(1, TRANSACTIONS + 1)), f"{mode}: each commit was told once, in its turn")
-    found = one.host.run([*command, "--verify", f"{SECOND}/db", str(TRANSACTIONS)], 60, check=False)
-    t.equal(found.status, 0, f"both databases are sound and whole {found.stderr[-500:]}")
+    sqlite_ledger.whole(t, one.host, f"{SECOND}/db", TRANSACTIONS, one.app.stdout.text)
     one.host.power_off()
 
 
@@ -162,13 +157,15 @@ def failing(t):
         one.adopt_often(1)
         one.fail()
         whole(t, one, program)
-    for point in points:
-        once = "/srv/once"
-        one = Supervised(t, f"{point}.kill", [program, f"{FIRST}/tree", str(ROUNDS), str(SEED), "--delay", "50"],
-                         env={"SUPERVISE_FAULT_POINTS": f"{point}=kill:{once}"})
-        one.host.path(once).write_text("")
+    ends = {f"{point}.kill": f"{point}=kill:/srv/once" for point in points}
+    ends["adopt.regain"] = "adopt.exec=fail:/srv/once,adopt.regain=fail:/srv/twice"  # nor is there a way back
+    for point, setting in ends.items():
+        one = Supervised(t, point, [program, f"{FIRST}/tree", str(ROUNDS), str(SEED), "--delay", "50"],
+                         env={"SUPERVISE_FAULT_POINTS": setting})
+        for once in ("/srv/once", "/srv/twice"):
+            one.host.path(once).write_text("")
         one.app.wait_line("round 2", 30, "stdout")
-        t.check(one.adopt(check=False).status == 1, f"it dies at {point}, and who asked is told")
+        t.check(one.adopt(check=False).status == 1, f"{point}: it is its last act, and who asked is told")
         # Not wait(): what the keeper says is still to be read.
         harness.wait_until(lambda: one.app.poll() is not None, 30, "the supervisor is dead")
         harness.wait_until(lambda: one.adopt(check=False).status == 0, 30, "what the keeper has is adopted in its turn")

@@ -3,12 +3,11 @@ fails, the application is handed over and goes on over the third path; each tran
 
 import re
 import sys
-from pathlib import Path
 
 import harness
+from harness import ledger
 
 COUNT, DELAY_MS = 60, 30
-LEDGER = ["/usr/bin/python3", str(Path(__file__).resolve().parent / "ledger.py")]
 
 
 def hand_over(t, command, ready, fs="ext4", size=None, ready_seconds=30, options=()):
@@ -41,17 +40,12 @@ def hand_over(t, command, ready, fs="ext4", size=None, ready_seconds=30, options
 
 
 def compare(t, count, delay_ms, mib=0, **more):
-    app, standby, b = hand_over(t, [*LEDGER, "/srv/first/db", str(count), str(delay_ms), str(mib)], rf"^wal {count // 4}$", **more)
-    said = app.stdout.text + standby.stdout.text
-    for mode in ("delete", "wal"):
-        told = [int(n) for n in re.findall(rf"^{mode} (\d+)$", said, re.MULTILINE)]
-        t.equal(told, list(range(1, count + 1)), f"{mode}: each commit was told once, in its turn")
-    found = b.run([*LEDGER, "--verify", "/srv/third/db", str(count)], 60, check=False)
-    t.equal(found.status, 0, f"both databases are sound and whole {found.stderr[-500:]}")
-    b.run([*LEDGER, "--expect", "/srv/shared/expected", str(count), str(mib)], 120)
-    expected = b.run([*LEDGER, "--verify", "/srv/shared/expected", str(count)], 60)
-    t.equal(found.stdout, expected.stdout, "both are, byte by byte, those of an undisturbed run")
-    return [int(line.split()[2]) for line in found.stdout.splitlines()]
+    app, standby, b = hand_over(t, [*ledger.COMMAND, "/srv/first/db", str(count), str(delay_ms), str(mib)], rf"^wal {count // 4}$", **more)
+    found = ledger.whole(t, b, "/srv/third/db", count, app.stdout.text + standby.stdout.text)
+    b.run([*ledger.COMMAND, "--expect", "/srv/shared/expected", str(count), str(mib)], 120)
+    expected = b.run([*ledger.COMMAND, "--verify", "/srv/shared/expected", str(count)], 60)
+    t.equal(found, expected.stdout, "both are, byte by byte, those of an undisturbed run")
+    return [int(line.split()[2]) for line in found.splitlines()]
 
 
 def main(t):

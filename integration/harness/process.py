@@ -22,18 +22,32 @@ class Stream:
 
     def __init__(self, name, fd=None, follow=None):
         self.name = name
-        self.text = ""
         self.ended = False
+        self._text = ""
         self._changed = threading.Condition()
         self._stop = False
-        target = (lambda: self._read(fd)) if follow is None else (lambda: self._follow(follow))
+        self._file = None if follow is None else open(follow, "rb")
+        target = (lambda: self._read(fd)) if follow is None else self._follow
         self._thread = threading.Thread(target=target, daemon=True)
         self._thread.start()
 
+    @property
+    def text(self):
+        """What it printed until now; of a file, all that is in it at this moment."""
+        self._catch_up()
+        return self._text
+
     def _add(self, data):
         with self._changed:
-            self.text += data.decode("utf-8", "replace")
+            self._text += data.decode("utf-8", "replace")
             self._changed.notify_all()
+
+    def _catch_up(self):
+        with self._changed:
+            data = self._file.read() if self._file else b""
+            if data:
+                self._add(data)
+            return bool(data)
 
     def _end(self):
         with self._changed:
@@ -52,17 +66,11 @@ class Stream:
         os.close(fd)
         self._end()
 
-    def _follow(self, path):
-        with open(path, "rb") as file:
-            while True:
-                last = self._stop
-                data = file.read()
-                if data:
-                    self._add(data)
-                elif last:
-                    break
-                else:
-                    time.sleep(0.01)
+    def _follow(self):
+        last = False
+        while self._catch_up() or not last:
+            last = self._stop
+            time.sleep(0.01)
         self._end()
 
     def close(self, seconds=2):
@@ -76,7 +84,7 @@ class Stream:
         expression = re.compile(pattern, re.MULTILINE)
         with self._changed:
             while True:
-                match = expression.search(self.text, start)
+                match = expression.search(self._text, start)
                 if match or self.ended or time.monotonic() >= end:
                     return match
                 self._changed.wait(min(0.5, max(0.001, end - time.monotonic())))

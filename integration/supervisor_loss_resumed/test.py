@@ -54,6 +54,7 @@ def handed_over(t):
     t.check("adopt.done" in standby.stderr.text, "and says so")
     last = lose(t, pair.b, standby, 3, 5)
     pair.goes_on(standby, "on B after five deaths")
+    t.equal(standby.stderr.text.count("handover.resumed"), 1, "the first good I/O on B is told once")
     claims = [json.loads(path.read_text()) for path in (t.shared / "images").rglob("claim.json")]
     t.equal([(c["owner"]["pid"], c["state"]) for c in claims], [(last, "running")], "the claim names who supervises it")
     harness.wait_until(lambda: ended(pair.b), 60, "the application ends")

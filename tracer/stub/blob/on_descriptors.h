@@ -8,7 +8,7 @@
 namespace supervise::stub {
 namespace {
 
-enum Way : int { kMade = 0, kThroughSlot = 1 };
+enum Way : int { kMade = 0, kThroughSlot = 1, kOnPath = 2 /* not an answer: ask_class */ };
 
 bool told(const Control* c, long result) {
   if (result >= 0 || result < -255) return false;
@@ -67,13 +67,20 @@ void mark(Area* a, const Control* c, uint32_t cls) {
   }
 }
 
-// Calls on one descriptor. `own`: its success on a storage path is nobody's business.
-int on_fd(Area* a, Control* c, long fd, bool own) {
+// Made where the descriptor's class alone says how; kOnPath: it is one of a storage path, `k`.
+int ask_class(Area* a, Control* c, long fd, Known* k) {
   if (c->flags & kNoPaths) return native(a);
   if (!fd_known(fd)) return fd < 0 ? native(a) : kThroughSlot;
-  const Known k = know(c, static_cast<int>(fd));
-  if (k.cls == kForeign) return native(a);
-  if (k.cls == kUnknown) return traced(a, static_cast<int>(fd), k.seen);
+  *k = know(c, static_cast<int>(fd));
+  if (k->cls == kForeign) return native(a);
+  if (k->cls == kUnknown) return traced(a, static_cast<int>(fd), k->seen);
+  return kOnPath;
+}
+
+// Calls on one descriptor. `own`: its success on a storage path is nobody's business.
+int on_fd(Area* a, Control* c, long fd, bool own) {
+  Known k;
+  if (const int answer = ask_class(a, c, fd, &k); answer != kOnPath) return answer;
   if (!own || k.cls == kDeclaredSlow) return kThroughSlot;
   mark(a, c, k.cls);
   return native_told(a, c);
@@ -94,11 +101,8 @@ bool ends_early(const Area* a) {
 
 int on_read(Area* a, Control* c) {
   const long fd = static_cast<int>(a->rdi);
-  if (c->flags & kNoPaths) return native(a);
-  if (!fd_known(fd)) return fd < 0 ? native(a) : kThroughSlot;
-  const Known k = know(c, static_cast<int>(fd));
-  if (k.cls == kForeign) return native(a);
-  if (k.cls == kUnknown) return traced(a, static_cast<int>(fd), k.seen);
+  Known k;
+  if (const int answer = ask_class(a, c, fd, &k); answer != kOnPath) return answer;
   if (k.cls == kDeclaredSlow) return kThroughSlot;
   mark(a, c, k.cls);
   stub_native(a);
@@ -110,11 +114,8 @@ int on_read(Area* a, Control* c) {
 
 int on_write(Area* a, Control* c) {
   const long fd = static_cast<int>(a->rdi);
-  if (c->flags & kNoPaths) return native(a);
-  if (!fd_known(fd)) return fd < 0 ? native(a) : kThroughSlot;
-  const Known k = know(c, static_cast<int>(fd));
-  if (k.cls == kForeign) return native(a);
-  if (k.cls == kUnknown) return traced(a, static_cast<int>(fd), k.seen);
+  Known k;
+  if (const int answer = ask_class(a, c, fd, &k); answer != kOnPath) return answer;
   if (k.cls < kFirstDescription) return kThroughSlot;
   mark(a, c, k.cls);
   if (!(c->flags & (kJournalContent | kJournalRanges))) return kThroughSlot;
@@ -172,11 +173,8 @@ bool journaled(const Control* c) { return c->flags & (kJournalContent | kJournal
 
 int on_sync(Area* a, Control* c) {
   const long fd = static_cast<int>(a->rdi);
-  if (c->flags & kNoPaths) return native(a);
-  if (!fd_known(fd)) return fd < 0 ? native(a) : kThroughSlot;
-  const Known k = know(c, static_cast<int>(fd));
-  if (k.cls == kForeign) return native(a);
-  if (k.cls == kUnknown) return traced(a, static_cast<int>(fd), k.seen);
+  Known k;
+  if (const int answer = ask_class(a, c, fd, &k); answer != kOnPath) return answer;
   Description d{};
   if (k.cls >= kFirstDescription) {
     d = c->descriptions[(k.cls - kFirstDescription) % kDescriptions];
