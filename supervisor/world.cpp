@@ -27,6 +27,7 @@ constexpr Millis kBindTime{30000};
 constexpr Millis kAskTime{10000};
 constexpr Millis kKillTime{2000};
 constexpr int kToolPids = 200;  // a tool and its helpers
+constexpr int kEndAlone = 20;  // ms
 
 // The numbers of /proc/PID/status's NSpid line: ours first, then of each namespace inside.
 std::vector<pid_t> namespace_pids(pid_t pid) {
@@ -312,6 +313,13 @@ Status World::end(Deadline deadline) {
   const pid_t root = init > 0 ? init : w.app_outer;
   if (root <= 0) return {};
   const std::string ns = pid_namespace(init > 0 ? init : getpid());
+  if (init > 0) {
+    // The kernel ends all that is in its namespace. Most often there is nothing more to do than to wait for it.
+    kill(init, SIGKILL);
+    UniqueFd death(static_cast<int>(syscall(SYS_pidfd_open, init, 0)));
+    pollfd wait{death.get(), POLLIN, 0};
+    if (death && poll(&wait, 1, kEndAlone) == 1 && waitpid(init, nullptr, WNOHANG) == init) return {};
+  }
   std::vector<pid_t> left;
   for (;;) {
     left.clear();

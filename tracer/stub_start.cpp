@@ -20,6 +20,7 @@ using stub::KnownSite;
 namespace {
 
 constexpr auto kSoon = std::chrono::microseconds(60);
+constexpr std::size_t kMostWanted = 64;
 constexpr auto kShareDeadline = Millis(2000), kMapsDeadline = Millis(20000);
 
 }  // namespace
@@ -106,14 +107,18 @@ bool Tracer::patch_known(Task& task, const std::vector<stub::Known>& sites) {
       if (!gone) {
         if (done) done = stub_->patch_known(tid, *space, sites, maps);
         if (!done) space->refused = stub_->figures.last_refusal = done.error().message();
-        rewind(task, *regs);
+        rewind_call(*regs);
+        enter_slot(task, sites.front().site, *regs);
+        ptrace_raw::set_regs(tid, *regs).ignore();
       }
     }
   }
+  const auto from = space->forked_from.lock();
   for (const auto& known : sites) {
     if (!tried) break;
     space->site_traps.erase(known.site);
     if (!space->by_address.contains(known.site)) space->unpatchable.try_emplace(known.site, "no page near the call");
+    else if (from && !from->by_address.contains(known.site) && from->wanted.size() < kMostWanted) from->wanted.push_back(known);
   }
   for (auto [other, status] : stopped) handle(other, status);
   Task* self = find(tid);
@@ -203,6 +208,26 @@ bool Tracer::share_with(Task& task) {
   self->injected = false;
   go_on(*self);
   return true;
+}
+
+// The task stands at the birth of a process, which has a copy of its memory already: those to come find the sites
+// patched that the ones before had to have patched. Where that takes another page, they go on having it done.
+void Tracer::patch_wanted(Task& task) {
+  if (!stub_ || !task.space || task.space->wanted.empty()) return;
+  std::shared_ptr<stub::Space> space = task.space;
+  auto sites = std::exchange(space->wanted, {});
+  if (!space->installed || !space->refused.empty() || holding_ || safe_ || stub_->paused) return;
+  std::erase_if(sites, [&](const stub::Known& known) {
+    return space->by_address.contains(known.site) || stub::Stub::code_around(task.tid, known.site) != known.code;
+  });
+  stub::BootMap maps[stub::kBootMaps + 1] = {};
+  stub::Stub::pages_for(sites, *space, maps);
+  if (sites.empty() || maps[0].size != 0) return;
+  std::vector<std::pair<pid_t, int>> stopped;
+  if (stop_others(task, stopped))
+    if (auto done = stub_->patch_known(task.tid, *space, sites, maps); !done)
+      space->refused = stub_->figures.last_refusal = done.error().message();
+  for (auto [other, status] : stopped) handle(other, status);
 }
 
 // Changes of the control block, for those that have a copy of it.

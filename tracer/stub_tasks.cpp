@@ -81,6 +81,8 @@ void Tracer::learn_parentage(Task& parent, Task& child) {
   }
   child.no_area = parent.no_area;
   child.space = std::make_shared<stub::Space>(*parent.space);
+  child.space->forked_from = parent.space;
+  child.space->wanted.clear();
   child.begin = flags & CLONE_FILES ? Task::Stranger : Task::NewProcess;
   child.area = parent.area;
 }
@@ -370,6 +372,14 @@ bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& s
   return all;
 }
 
+// It is about to make its call at `site`: it makes it through the stub, when that is patched.
+void Tracer::enter_slot(const Task& task, std::uint64_t site, Regs& regs) {
+  const auto patched = task.space->by_address.find(site);
+  if (!task.area || regs.rip != site || patched == task.space->by_address.end()) return;
+  const stub::Site& at = task.space->sites[patched->second];
+  regs.rip = at.slot + at.patched_at;
+}
+
 // The task is at the entry of its call; afterwards it makes it again, through the stub when that worked.
 bool Tracer::patch(Task& task, std::uint64_t site, int nr) {
   const pid_t tid = task.tid;
@@ -412,6 +422,10 @@ bool Tracer::patch(Task& task, std::uint64_t site, int nr) {
   Task* self = find(tid);
   if (!self) return true;
   if (entered) return false;
+  if (auto regs = ptrace_raw::get_regs(tid)) {
+    enter_slot(*self, site, *regs);
+    ptrace_raw::set_regs(tid, *regs).ignore();
+  }
   policy_.on_call_dropped(*self);
   self->call.reset();
   self->injected = false;

@@ -210,6 +210,11 @@ void Tracer::handle_birth(Task& task) {
       if (child.stop.kind == StopKind::GroupStop) handle_group_stop(child);
       else handle_interrupted(child);
     }
+    if (task.stop.kind == StopKind::Fork) {
+      patch_wanted(task);
+      if (Task* parent = find(parent_tid)) go_on(*parent);
+      return;
+    }
   }
   go_on(task);
 }

@@ -187,8 +187,10 @@ class Tracer {
   std::vector<stub::Known> learn_site(const Task& task, std::uint64_t site, int nr, bool first);
   // `known`: sites that are due since they are busy in other processes; true: this one is due by itself.
   bool patch_due(Task& task, std::uint64_t site, int nr, std::vector<stub::Known>& known);
+  static void enter_slot(const Task& task, std::uint64_t site, ptrace_raw::Regs& regs);
   bool patch(Task& task, std::uint64_t site, int nr);
   bool patch_known(Task& task, const std::vector<stub::Known>& sites);
+  void patch_wanted(Task& task);
   Status make_maps(Task& task, const ptrace_raw::Regs& regs, stub::BootMap (&maps)[stub::kBootMaps + 1]);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
   void drop_area(Task& task);

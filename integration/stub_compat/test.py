@@ -9,6 +9,7 @@ from stub_support import OUTSIDE, figures, run_told
 
 KINDS = ("stub_mini", "stub_mini_static", "stub_mini_static_pie", "stub_mini_no_pie", "stub_mini_musl")
 ROUNDS = 400
+CHILDREN = 200
 
 
 def kinds(t, host, problems):
@@ -30,6 +31,16 @@ def kinds(t, host, problems):
                          f"{name} made its calls in process: {seen}")
 
 
+def children(t, host):
+    """What a shell's children call and the shell itself does not (they close the script) is patched in the shell, too:
+    those to come make it in process at once."""
+    (t.shared / "children.sh").write_text(f"for i in {{1..{CHILDREN}}}; do ( : ); done; echo done\n")
+    got, log = run_told(t, host, MODES["path"], ["bash", "/srv/shared/children.sh"])
+    t.equal(got.stdout, "done\n", "a shell with many children")
+    stops = int(re.search(r'"stops":{"all":\d+,"calls":(\d+)', log).group(1))
+    t.check(stops < CHILDREN, f"{stops} stops at calls of {CHILDREN} children")
+
+
 def rotation(t, host, problems):
     """What the journal holds at the end is told when it is made durable."""
     for stub in ("off", "on"):
@@ -46,6 +57,7 @@ def main(t):
     host = t.host("compat")
     problems = Problems(t)
     problems.attempt(kinds, t, host, problems)
+    problems.attempt(children, t, host)
     problems.attempt(rotation, t, host, problems)
     problems.finish()
 

@@ -15,6 +15,12 @@ namespace supervise::stub {
 
 using CodeAround = std::array<std::uint8_t, kBefore + kAfter>;  // begins kBefore bytes before the site
 
+struct Known {  // a site of a process, by what other processes had
+  std::uint64_t site;
+  int nr;
+  CodeAround code;
+};
+
 struct KnownSite {
   std::uint64_t offset = 0;  // from the segment's begin
   int nr = -1;

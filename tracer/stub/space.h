@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "tracer/stub/known.h"
 #include "tracer/stub/layout.h"
 #include "tracer/stub/patch.h"
 
@@ -31,6 +33,8 @@ struct Space {
   std::unordered_map<std::uint64_t, std::size_t> by_address;
   std::map<std::uint64_t, Site> by_slot;
   SlotPages pages;
+  std::weak_ptr<Space> forked_from;
+  std::vector<Known> wanted;     // sites that its children had to have patched: in it, the next children have them at once
   std::vector<std::uint32_t> free_areas;
   std::uint32_t areas = 0;       // given out at any time
 

@@ -17,12 +17,6 @@
 
 namespace supervise::stub {
 
-struct Known {  // a site of this process, by what other processes had
-  std::uint64_t site;
-  int nr;
-  CodeAround code;
-};
-
 class Stub {
  public:
   // The Error says what this host lacks.
