@@ -1,11 +1,9 @@
-// Programs that get their arena before they run (tracer/stub/start.h), and what is learned of call sites for it.
+// Programs that get their arena before they run (tracer/stub/start.h).
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <utility>
 
-#include "tracer/inject.h"
-#include "tracer/proc_info.h"
 #include "tracer/stub/code.h"
 #include "tracer/stub/start.h"
 #include "tracer/tracer.h"
@@ -15,13 +13,11 @@ namespace supervise {
 using ptrace_raw::Regs;
 using stub::KnownCode;
 using stub::KnownSegment;
-using stub::KnownSite;
 
 namespace {
 
 constexpr auto kSoon = std::chrono::microseconds(60);
-constexpr std::size_t kMostWanted = 64;
-constexpr auto kShareDeadline = Millis(2000), kMapsDeadline = Millis(20000);
+constexpr auto kMapsDeadline = Millis(20000);
 
 }  // namespace
 
@@ -90,46 +86,6 @@ bool Tracer::serve_start(Task& task, std::uint64_t ip) {
   return true;
 }
 
-// The task is at the entry of its call, at the first one of these sites. It makes it again.
-bool Tracer::patch_known(Task& task, const std::vector<stub::Known>& sites) {
-  const pid_t tid = task.tid;
-  std::shared_ptr<stub::Space> space = task.space;
-  std::vector<std::pair<pid_t, int>> stopped;
-  bool gone = false, tried = false;
-  if (stop_others(task, stopped)) {
-    stub::BootMap maps[stub::kBootMaps + 1] = {};
-    stub::Stub::pages_for(sites, *space, maps);
-    auto regs = ptrace_raw::get_regs(tid);
-    if (regs) {
-      tried = true;
-      Status done = maps[0].size == 0 ? Status() : make_maps(task, *regs, maps);
-      gone = find(tid) == nullptr;
-      if (!gone) {
-        if (done) done = stub_->patch_known(tid, *space, sites, maps);
-        if (!done) space->refused = stub_->figures.last_refusal = done.error().message();
-        rewind_call(*regs);
-        enter_slot(task, sites.front().site, *regs);
-        ptrace_raw::set_regs(tid, *regs).ignore();
-      }
-    }
-  }
-  const auto from = space->forked_from.lock();
-  for (const auto& known : sites) {
-    if (!tried) break;
-    space->site_traps.erase(known.site);
-    if (!space->by_address.contains(known.site)) space->unpatchable.try_emplace(known.site, "no page near the call");
-    else if (from && !from->by_address.contains(known.site) && from->wanted.size() < kMostWanted) from->wanted.push_back(known);
-  }
-  for (auto [other, status] : stopped) handle(other, status);
-  Task* self = find(tid);
-  if (!self || gone) return true;
-  if (!tried) return false;
-  policy_.on_call_dropped(*self);
-  self->call.reset();
-  go_on(*self);
-  return true;
-}
-
 // By the task itself, in its arena. It has to be put back to `regs`.
 Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stub::kBootMaps + 1]) {
   const pid_t tid = task.tid;
@@ -184,95 +140,6 @@ Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stu
   ptrace_raw::set_regs(tid, again).ignore();
   ptrace_raw::set_sigmask(tid, mask).ignore();
   return read;
-}
-
-// A program with a copy of the control block that writes much to storage paths: it makes the call at hand again.
-bool Tracer::share_with(Task& task) {
-  const pid_t tid = task.tid;
-  std::shared_ptr<stub::Space> space = task.space;
-  std::vector<std::pair<pid_t, int>> stopped;
-  bool entered = true;  // still at the entry of its call
-  if (stop_others(task, stopped, true)) {
-    auto in = Injector::open_at_entry(*this, task, Deadline::in(kShareDeadline));
-    entered = false;
-    auto shared = in ? stub_->share(*in, *space) : Status(in.error());
-    if (!shared) space->refused = stub_->figures.last_refusal = shared.error().message();
-    space->calls_to_share = 0;
-  }
-  for (auto [other, status] : stopped) handle(other, status);
-  Task* self = find(tid);
-  if (!self) return true;
-  if (entered) return false;
-  policy_.on_call_dropped(*self);
-  self->call.reset();
-  self->injected = false;
-  go_on(*self);
-  return true;
-}
-
-// The task stands at the birth of a process, which has a copy of its memory already: those to come find the sites
-// patched that the ones before had to have patched. Where that takes another page, they go on having it done.
-void Tracer::patch_wanted(Task& task) {
-  if (!stub_ || !task.space || task.space->wanted.empty()) return;
-  std::shared_ptr<stub::Space> space = task.space;
-  auto sites = std::exchange(space->wanted, {});
-  if (!space->installed || !space->refused.empty() || holding_ || safe_ || stub_->paused) return;
-  std::erase_if(sites, [&](const stub::Known& known) {
-    return space->by_address.contains(known.site) || stub::Stub::code_around(task.tid, known.site) != known.code;
-  });
-  stub::BootMap maps[stub::kBootMaps + 1] = {};
-  stub::Stub::pages_for(sites, *space, maps);
-  if (sites.empty() || maps[0].size != 0) return;
-  std::vector<std::pair<pid_t, int>> stopped;
-  if (stop_others(task, stopped))
-    if (auto done = stub_->patch_known(task.tid, *space, sites, maps); !done)
-      space->refused = stub_->figures.last_refusal = done.error().message();
-  for (auto [other, status] : stopped) handle(other, status);
-}
-
-// Changes of the control block, for those that have a copy of it.
-void Tracer::renew_copies(bool all_of_it) {
-  if (!stub_) return;
-  std::set<const stub::Space*> done;
-  for (auto& [tid, task] : tasks_) {
-    if (!task.space || !task.space->light || !task.space->installed || !done.insert(task.space.get()).second) continue;
-    if (all_of_it) stub_->copy_control(tid, *task.space).ignore();
-    else stub_->copy_flags(tid, *task.space).ignore();
-  }
-}
-
-// At a stop at a site that is not patched; `first`: of this address space. The sites to be patched now, if any: this
-// one, when it is known as a busy one, and those that are common where it is.
-std::vector<stub::Known> Tracer::learn_site(const Task& task, std::uint64_t site, int nr, bool first) {
-  stub::Space& space = *task.space;
-  const auto code = stub::Stub::code_around(task.tid, site);
-  KnownSegment* segment = nullptr;
-  KnownSite* known = stub_->known().find(site, code, &segment);
-  if (!known) {
-    auto maps = maps_of(task.tid);
-    if (!maps) return {};
-    for (const Vma& v : *maps) {
-      if (site < v.start || site >= v.end || !v.exec || v.ino == 0) continue;
-      known = &stub_->known().learn({std::uint64_t{v.dev_major} << 32 | v.dev_minor, v.ino, v.offset}, v.start, site, nr,
-                                    code, &segment);
-      if (space.entry >= v.start && space.entry < v.end)
-        stub_->known().learn_entry(*segment, v.start, space.entry, stub::Stub::code_around(task.tid, space.entry));
-      break;
-    }
-    if (!known) return {};
-  }
-  const std::uint64_t begin = site - known->offset;
-  const auto [there, first_of_all] = space.segments.try_emplace(begin, false);
-  KnownCode::stopped(*segment, *known, first, first_of_all, !space.started);
-  if (!known->hot || known->nr != nr) return {};
-  std::vector<stub::Known> due{{site, nr, code}};
-  if (!space.installed || std::exchange(there->second, true)) return due;
-  for (const auto& [offset, other] : segment->sites) {
-    const std::uint64_t at = begin + offset;
-    if (other.common && at != site && !space.by_address.contains(at) && stub::Stub::code_around(task.tid, at) == other.code)
-      due.push_back({at, other.nr, other.code});
-  }
-  return due;
 }
 
 }  // namespace supervise

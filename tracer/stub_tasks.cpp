@@ -1,20 +1,15 @@
-// How tasks live with the stub: areas for new threads, sites that are patched while their callers wait,
-// results that the stub reports, and threads that are taken out of it.
-#include <fmt/format.h>
+// How tasks live with the stub: areas for new threads, results that the stub reports, and threads that are taken
+// out of it.
 #include <linux/close_range.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "supervisor/base/errno_class.h"
-#include "tracer/inject.h"
 #include "tracer/memory.h"
-#include "tracer/proc_info.h"
 #include "tracer/stub/code.h"
 #include "tracer/stub/leave.h"
 #include "tracer/stub/stub.h"
@@ -25,18 +20,6 @@ namespace supervise {
 using ptrace_raw::Regs;
 
 namespace {
-
-constexpr auto kPatchDeadline = Millis(2000);
-
-// Calls that end, replace or copy the caller: their sites stay as they are.
-bool never_patched(int nr) {
-  switch (nr) {
-    case SYS_clone: case SYS_clone3: case SYS_fork: case SYS_vfork: case SYS_execve: case SYS_execveat:
-    case SYS_rt_sigreturn: case SYS_exit: case SYS_exit_group: case SYS_restart_syscall:
-      return true;
-    default: return false;
-  }
-}
 
 // clone(2): the flags of the call in which the task is stopped at its birth event.
 std::uint64_t clone_flags(pid_t tid) {
@@ -309,201 +292,6 @@ void Tracer::forget_descriptors(const Task& task, const Call& call) {
 bool Tracer::replaces_descriptor(const Task& task) const {
   return stub_ && task.space && task.space->installed && !task.vfork_child && !task.stranger && task.call &&
          !task.call->foreign && (task.call->nr == SYS_dup2 || task.call->nr == SYS_dup3);
-}
-
-bool Tracer::patch_due(Task& task, std::uint64_t site, int nr,
-                       std::vector<stub::Known>& known) {
-  if (!task.space || holding_ || safe_ || task.exempt || task.detained || stub_->paused || task.vfork_child ||
-      never_patched(nr))
-    return false;
-  stub::Space& space = *task.space;
-  if (!space.refused.empty()) return false;
-  if (stub_->control().modes[nr & (stub::kModes - 1)] == stub::kModeSlow) return false;
-  if (space.installed &&
-      (space.by_slow.contains(site) || stub::in_code(site, space.window) || space.by_address.contains(site) ||
-       space.unpatchable.contains(site)))
-    return false;
-  ++space.traps;
-  unsigned& traps = space.site_traps[site];
-  const bool first = ++traps == 1;
-  if (traps >= stub_->site_traps && space.traps >= stub_->space_traps) return true;
-  if (traps <= stub_->site_traps) known = learn_site(task, site, nr, first);
-  if (!space.installed || !task.area) known.clear();
-  return false;
-}
-
-// Stops all others that run on the same memory. What they reported is to be handled afterwards. Threads
-// that sleep in a call are left alone: interrupted at each patch, their time-outs would begin anew. They
-// return behind their call, which no patch touches; for one to wake and come to the patched bytes within
-// the nanoseconds of their writing would take less time than to return from its call does. Those in a tracing
-// stop stand already: what they reported may be taken, and not yet handled.
-bool Tracer::stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too) {
-  std::vector<pid_t> waiting;
-  for (auto& [tid, task] : tasks_) {
-    if (task.space != self.space || tid == self.tid) continue;
-    if (task.vfork_child || task.vfork_waiting) return false;
-    if (task.state != RunState::Running || !task.announced || task.reported) continue;
-    const char state = task_state(tid);
-    if (state == 't' || (!sleeping_too && (state == 'S' || state == 'D'))) continue;
-    waiting.push_back(tid);
-  }
-  for (pid_t tid : waiting) ptrace_raw::interrupt(tid).ignore();
-  const Deadline deadline = Deadline::in(kPatchDeadline);
-  bool all = true;
-  for (pid_t tid : waiting) {
-    for (;;) {
-      int status = 0;
-      const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
-      if (got == tid) {
-        // Task::interrupted stays as it was: any other stop that came first has called the interruption off.
-        stopped.emplace_back(tid, status);
-        if (Task* task = find(tid)) task->reported = true;
-        break;
-      }
-      if (got < 0) break;
-      if (deadline.passed()) {
-        all = false;
-        break;
-      }
-      const timespec pause{0, 20'000};
-      nanosleep(&pause, nullptr);
-    }
-  }
-  return all;
-}
-
-// It is about to make its call at `site`: it makes it through the stub, when that is patched.
-void Tracer::enter_slot(const Task& task, std::uint64_t site, Regs& regs) {
-  const auto patched = task.space->by_address.find(site);
-  if (!task.area || regs.rip != site || patched == task.space->by_address.end()) return;
-  const stub::Site& at = task.space->sites[patched->second];
-  regs.rip = at.slot + at.patched_at;
-}
-
-// The task is at the entry of its call; afterwards it makes it again, through the stub when that worked.
-bool Tracer::patch(Task& task, std::uint64_t site, int nr) {
-  const pid_t tid = task.tid;
-  std::shared_ptr<stub::Space> space = task.space;
-  std::vector<std::pair<pid_t, int>> stopped;
-  bool entered = true;  // still at the entry of its call
-  if (stop_others(task, stopped)) {
-    auto in = Injector::open_at_entry(*this, task, Deadline::in(kPatchDeadline));
-    entered = false;
-    std::string why;
-    if (!in) {
-      why = in.error().message();
-    } else {
-      if (!space->installed) {
-        if (auto installed = stub_->install(*in, *space); !installed) {
-          space->refused = stub_->figures.last_refusal = installed.error().message();
-        } else {
-          // All of its threads get an area now.
-          for (auto& [other, t] : tasks_) {
-            if (t.space != space || t.begin != Task::Begun) continue;
-            const bool stands = other == tid || t.state != RunState::Running ||
-                                std::ranges::any_of(stopped, [other](const auto& s) { return s.first == other; });
-            if (!stands || t.tgid != task.tgid) continue;
-            t.begin = Task::NewThread;
-            if (other != tid) begin(t);  // those that sleep get theirs at their next call
-          }
-        }
-      }
-      if (space->installed) {
-        auto done = stub_->patch(*in, *space, site, nr, why);
-        if (!done) space->refused = stub_->figures.last_refusal = done.error().message();
-        else if (!*done) space->unpatchable[site] = why;
-      }
-    }
-  }
-  space->site_traps.erase(site);
-  // Only now: the injector has put the registers back.
-  if (Task* self = find(tid); self && self->begin == Task::NewThread) begin(*self);
-  for (auto [other, status] : stopped) handle(other, status);
-  Task* self = find(tid);
-  if (!self) return true;
-  if (entered) return false;
-  if (auto regs = ptrace_raw::get_regs(tid)) {
-    enter_slot(*self, site, *regs);
-    ptrace_raw::set_regs(tid, *regs).ignore();
-  }
-  policy_.on_call_dropped(*self);
-  self->call.reset();
-  self->injected = false;
-  go_on(*self);
-  return true;
-}
-
-void Tracer::unshare_stub(Deadline deadline) {
-  if (!stub_) return;
-  std::set<const stub::Space*> done;
-  for (pid_t pid : processes()) {
-    Task* task = any_thread(pid);
-    if (!task || !task->space || !task->space->installed || !done.insert(task->space.get()).second) continue;
-    auto in = Injector::open(*this, *task, deadline);
-    if (in) stub_->unshare(*in, *task->space).ignore();
-  }
-}
-
-void Tracer::share_stub(Deadline deadline, bool mapped) {
-  if (!stub_) return;
-  std::map<pid_t, std::shared_ptr<stub::Space>> spaces;
-  stub_->own_filters |= std::ranges::any_of(tasks_, [](const auto& task) { return !task.second.space; });
-  for (auto& [tid, task] : tasks_) {
-    if (!task.space) {
-      const Task* parent = task.vfork_child ? find(task.vfork_parent) : nullptr;
-      const pid_t owner = parent ? parent->tgid : task.tgid;
-      if (parent) task.no_area = task.stranger = true;
-      auto& space = spaces[owner];
-      if (!space) {
-        space = std::make_shared<stub::Space>();
-        auto found = stub_->find(owner, *space);
-        if (!found) space->refused = stub_->figures.last_refusal = found.error().message();
-      }
-      task.space = space;
-    }
-  }
-  std::set<const stub::Space*> done;
-  for (pid_t pid : processes()) {
-    Task* task = any_thread(pid);
-    if (!task || !task->space || !task->space->installed || !done.insert(task->space.get()).second) continue;
-    stub::Space& space = *task->space;
-    Status shared;
-    if (!mapped) {
-      auto in = Injector::open(*this, *task, deadline);
-      shared = in ? stub_->share(*in, space) : Status(in.error());
-    }
-    if (mapped) {
-      auto copy = stub_->has_copy(pid, space);
-      shared = copy ? Status() : Status(copy.error());
-      space.light = copy && *copy;
-      if (space.light) shared = stub_->copy_control(pid, space);
-    }
-    if (shared && !mapped) shared = stub_->renew_code(pid, space);
-    if (!shared) space.refused = stub_->figures.last_refusal = shared.error().message();
-    // Areas of threads of before are known by %gs; they get their new numbers.
-    std::set<std::uint64_t> used;
-    for (auto& [tid, t] : tasks_) {
-      if (t.space.get() != &space || t.no_area) continue;
-      auto regs = ptrace_raw::get_regs(tid);
-      const std::uint64_t gs = regs ? regs->gs_base : 0;
-      t.area = shared && gs >= space.at(stub::kAreas) && gs < space.at(stub::kAreas) + stub::kAreasSize ? gs : 0;
-      if (!t.area && gs) ptrace_raw::set_gs_base(tid, 0).ignore();
-      if (!t.area || !used.insert(t.area).second) continue;
-      if (regs && t.state == RunState::Stopped && leave_stub(t, *regs)) ptrace_raw::set_regs(tid, *regs).ignore();
-      stub::Area area{};
-      area.tid = static_cast<std::uint32_t>(tid);
-      write_exact(tid, t.area, std::as_bytes(std::span(&area, 1))).ignore();
-    }
-    space.free_areas.clear();
-    for (std::uint32_t i = 0; i < space.areas; ++i)
-      if (!used.contains(space.at(stub::kAreas) + i * stub::kAreaSize)) space.free_areas.push_back(i);
-    if (!shared) continue;
-    for (auto& [tid, t] : tasks_) {
-      if (t.space.get() != &space || t.area || t.no_area || t.tgid != pid || t.state != RunState::Stopped) continue;
-      t.begin = Task::NewThread;
-      begin(t);
-    }
-  }
 }
 
 }  // namespace supervise

@@ -1,0 +1,129 @@
+// What the address spaces share with the supervisor, the control block and the ring: put in, taken out, renewed.
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "tracer/inject.h"
+#include "tracer/stub/stub.h"
+#include "tracer/tracer.h"
+
+namespace supervise {
+
+using ptrace_raw::Regs;
+
+namespace {
+
+constexpr auto kShareDeadline = Millis(2000);
+
+}  // namespace
+
+void Tracer::unshare_stub(Deadline deadline) {
+  if (!stub_) return;
+  std::set<const stub::Space*> done;
+  for (pid_t pid : processes()) {
+    Task* task = any_thread(pid);
+    if (!task || !task->space || !task->space->installed || !done.insert(task->space.get()).second) continue;
+    auto in = Injector::open(*this, *task, deadline);
+    if (in) stub_->unshare(*in, *task->space).ignore();
+  }
+}
+
+void Tracer::share_stub(Deadline deadline, bool mapped) {
+  if (!stub_) return;
+  std::map<pid_t, std::shared_ptr<stub::Space>> spaces;
+  stub_->own_filters |= std::ranges::any_of(tasks_, [](const auto& task) { return !task.second.space; });
+  for (auto& [tid, task] : tasks_) {
+    if (!task.space) {
+      const Task* parent = task.vfork_child ? find(task.vfork_parent) : nullptr;
+      const pid_t owner = parent ? parent->tgid : task.tgid;
+      if (parent) task.no_area = task.stranger = true;
+      auto& space = spaces[owner];
+      if (!space) {
+        space = std::make_shared<stub::Space>();
+        auto found = stub_->find(owner, *space);
+        if (!found) space->refused = stub_->figures.last_refusal = found.error().message();
+      }
+      task.space = space;
+    }
+  }
+  std::set<const stub::Space*> done;
+  for (pid_t pid : processes()) {
+    Task* task = any_thread(pid);
+    if (!task || !task->space || !task->space->installed || !done.insert(task->space.get()).second) continue;
+    stub::Space& space = *task->space;
+    Status shared;
+    if (!mapped) {
+      auto in = Injector::open(*this, *task, deadline);
+      shared = in ? stub_->share(*in, space) : Status(in.error());
+    }
+    if (mapped) {
+      auto copy = stub_->has_copy(pid, space);
+      shared = copy ? Status() : Status(copy.error());
+      space.light = copy && *copy;
+      if (space.light) shared = stub_->copy_control(pid, space);
+    }
+    if (shared && !mapped) shared = stub_->renew_code(pid, space);
+    if (!shared) space.refused = stub_->figures.last_refusal = shared.error().message();
+    // Areas of threads of before are known by %gs; they get their new numbers.
+    std::set<std::uint64_t> used;
+    for (auto& [tid, t] : tasks_) {
+      if (t.space.get() != &space || t.no_area) continue;
+      auto regs = ptrace_raw::get_regs(tid);
+      const std::uint64_t gs = regs ? regs->gs_base : 0;
+      t.area = shared && gs >= space.at(stub::kAreas) && gs < space.at(stub::kAreas) + stub::kAreasSize ? gs : 0;
+      if (!t.area && gs) ptrace_raw::set_gs_base(tid, 0).ignore();
+      if (!t.area || !used.insert(t.area).second) continue;
+      if (regs && t.state == RunState::Stopped && leave_stub(t, *regs)) ptrace_raw::set_regs(tid, *regs).ignore();
+      stub::Area area{};
+      area.tid = static_cast<std::uint32_t>(tid);
+      write_exact(tid, t.area, std::as_bytes(std::span(&area, 1))).ignore();
+    }
+    space.free_areas.clear();
+    for (std::uint32_t i = 0; i < space.areas; ++i)
+      if (!used.contains(space.at(stub::kAreas) + i * stub::kAreaSize)) space.free_areas.push_back(i);
+    if (!shared) continue;
+    for (auto& [tid, t] : tasks_) {
+      if (t.space.get() != &space || t.area || t.no_area || t.tgid != pid || t.state != RunState::Stopped) continue;
+      t.begin = Task::NewThread;
+      begin(t);
+    }
+  }
+}
+
+// A program with a copy of the control block that writes much to storage paths: it makes the call at hand again.
+bool Tracer::share_with(Task& task) {
+  const pid_t tid = task.tid;
+  std::shared_ptr<stub::Space> space = task.space;
+  std::vector<std::pair<pid_t, int>> stopped;
+  bool entered = true;  // still at the entry of its call
+  if (stop_others(task, stopped, true)) {
+    auto in = Injector::open_at_entry(*this, task, Deadline::in(kShareDeadline));
+    entered = false;
+    auto shared = in ? stub_->share(*in, *space) : Status(in.error());
+    if (!shared) space->refused = stub_->figures.last_refusal = shared.error().message();
+    space->calls_to_share = 0;
+  }
+  for (auto [other, status] : stopped) handle(other, status);
+  Task* self = find(tid);
+  if (!self) return true;
+  if (entered) return false;
+  policy_.on_call_dropped(*self);
+  self->call.reset();
+  self->injected = false;
+  go_on(*self);
+  return true;
+}
+
+// Changes of the control block, for those that have a copy of it.
+void Tracer::renew_copies(bool all_of_it) {
+  if (!stub_) return;
+  std::set<const stub::Space*> done;
+  for (auto& [tid, task] : tasks_) {
+    if (!task.space || !task.space->light || !task.space->installed || !done.insert(task.space.get()).second) continue;
+    if (all_of_it) stub_->copy_control(tid, *task.space).ignore();
+    else stub_->copy_flags(tid, *task.space).ignore();
+  }
+}
+
+}  // namespace supervise
