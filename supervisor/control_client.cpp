@@ -16,8 +16,8 @@ namespace {
 using Json = nlohmann::json;
 
 Error nobody(const std::string& name, int err) {
-  return errno_error(err, fmt::format("no application of the name {} is supervised here by this "
-                                      "user (looked in {})", name, control_dir()));
+  return errno_error(err, fmt::format("no application named {} is supervised here by this user (looked in {}; "
+                                      "`supervise status` lists all)", name, control_dir()));
 }
 
 Status check_alive(const std::string& name) {

@@ -175,7 +175,7 @@ TEST_F(Control, NobodyThere) {
                             Deadline::in(Millis(1000)));
   ASSERT_FALSE(answer.ok());
   EXPECT_EQ(answer.error().err, ENOENT);
-  EXPECT_THAT(answer.error().message(), HasSubstr("no application of the name app"));
+  EXPECT_THAT(answer.error().message(), HasSubstr("no application named app"));
   {
     const Forked supervisor([](ControlServer&) { ::pause(); });
   }
