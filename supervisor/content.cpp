@@ -164,10 +164,14 @@ void Content::write(std::size_t at, std::span<const std::byte> bytes) {
   std::size_t n = bytes.size();
   if (n >= kSmallest && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
     for (; n >= 64; n -= 64, from += 64, to += 64) {
-      __m128i a[4];
-      memcpy(a, from, sizeof a);
+      const auto* source = reinterpret_cast<const __m128i*>(from);
+      const __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1);
+      const __m128i c = _mm_loadu_si128(source + 2), d = _mm_loadu_si128(source + 3);
       auto* line = reinterpret_cast<__m128i*>(to);
-      for (int i = 0; i < 4; ++i) _mm_stream_si128(line + i, a[i]);
+      _mm_stream_si128(line, a);
+      _mm_stream_si128(line + 1, b);
+      _mm_stream_si128(line + 2, c);
+      _mm_stream_si128(line + 3, d);
     }
     _mm_sfence();
   }
