@@ -93,7 +93,7 @@ struct Handed {
 };
 
 Result<Handed> read_handed(int fd) {
-  const Error foreign = plain_error("SUPERVISE_SUCCESSION is not for you: it names what a supervisor left for its successor");
+  const Error foreign = plain_error("SUPERVISE_SUCCESSION is not for you: it names what a supervisor left for its successor; unset it");
   std::error_code error;
   const auto target = std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", fd), error);
   if (error || !target.string().starts_with(fmt::format("/memfd:{}", kMemory))) return foreign;

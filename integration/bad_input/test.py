@@ -42,6 +42,9 @@ def options(t, host):
                         20, check=False)
         t.check(done.status == 125 and names in done.stderr, f"`supervise {' '.join(words)}`: {done.status}, "
                 f"{done.stderr.strip().splitlines()[:1]}")
+    for descriptor in ("9</etc/passwd", "9<&-"):  # not what a supervisor leaves for the one that adopts
+        done = host.shell(f"SUPERVISE_SUCCESSION=9 {program} -- /srv/started {descriptor}", 20, check=False)
+        t.check(done.status == 125 and "unset it" in done.stderr, done.stderr.strip())
     t.check(not host.path("/srv/ran").exists(), "nothing was started")
     t.equal(host.run([program, "--", "/srv/none"], 20, check=False).status, 127, "a program that is not there: 127")
     t.equal(host.run([program, "--", "/srv/data"], 20, check=False).status, 126, "one that can't be executed: 126")
