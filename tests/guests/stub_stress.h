@@ -84,7 +84,7 @@ inline Item make_item(int writer, int number) {
   return r;
 }
 
-// The parts: files.cpp, signals.cpp, tasks.cpp.
+// The parts: files.cpp, signals.cpp, frames.cpp, tasks.cpp.
 void descriptors();
 void positions();
 void appends();
