@@ -290,6 +290,7 @@ void Tracer::ask_entry(Task& task, bool ours) {
     case EntryAction::Pass:
       if (replaces_descriptor(task)) {
         task.state = RunState::Running;
+        leave_signals(task);
         ptrace_raw::cont_to_exit(task.tid).ignore();
         return;
       }
@@ -299,6 +300,7 @@ void Tracer::ask_entry(Task& task, bool ours) {
     case EntryAction::Watch:
       if (stub_ && task.space && task.space->light && changes_storage(*task.call)) ++task.space->calls_to_share;
       task.state = RunState::Running;
+      leave_signals(task);
       ptrace_raw::cont_to_exit(task.tid).ignore();
       return;
     case EntryAction::Hold:
@@ -386,6 +388,7 @@ void Tracer::go_on(Task& task, int sig) {
   task.state = RunState::Running;
   task.clean = false;
   if (sig == 0) sig = std::exchange(task.deferred_signal, 0);
+  if (sig == 0) leave_signals(task);
   ptrace_raw::cont(task.tid, sig).ignore();
 }
 

@@ -207,6 +207,8 @@ class Tracer {
   void handle_entry(Task& task);
   void handle_exit(Task& task);
   void handle_signal(Task& task);
+  void stop_woken(const Task& self);
+  void leave_signals(const Task& task);
   void handle_interrupted(Task& task);
   void handle_group_stop(Task& task);
   void stay_stopped(Task& task);

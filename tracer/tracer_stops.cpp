@@ -29,19 +29,8 @@ bool handler_due(const TaskStatus& status) {
   return ((status.pending | status.shared_pending) & ~status.blocked & status.caught) != 0;
 }
 
-// A further signal that nobody handles (SIGCHLD in a burst) finds this thread stopped and wakes another one
-// of the process for it. Resumed first, this thread would take the signal away, and the other's call
-// would return EINTR (epoll_wait...) without any stop at which it could be rewound. Kernels: all; shown
-// by integration/guest_blocking on a busy machine.
-void let_others_take_theirs(pid_t tid, TaskStatus status) {
-  for (int i = 0; i < 50 && (status.shared_pending & ~status.blocked & ~status.caught) != 0; ++i) {
-    const timespec pause{0, 100'000};
-    nanosleep(&pause, nullptr);
-    auto now = task_status(tid);
-    if (!now) return;
-    status = now.take();
-  }
-}
+// A signal of the process that this thread would take, and that no handler waits for.
+bool nobody_handles(const TaskStatus& status) { return (status.shared_pending & ~status.blocked & ~status.caught) != 0; }
 
 // Which call restart_syscall continues, from the code that made it (mov $NR,%eax; syscall).
 std::optional<int> restarted_call(pid_t tid, const Regs& regs) {
@@ -57,6 +46,24 @@ std::optional<int> restarted_call(pid_t tid, const Regs& regs) {
 }
 
 }  // namespace
+
+// A signal that nobody handles (SIGCHLD in a burst), and that comes while this thread stands, wakes another one of the
+// process. Resumed first, this thread takes the signal away, and the other one's call returns EINTR (epoll_wait...)
+// without any stop at which it could be rewound. So those that may have been woken get such a stop. Kernels: all; shown
+// by integration/guest_blocking (its part with threads of the idle class).
+void Tracer::stop_woken(const Task& self) {
+  for (const auto& [tid, task] : tasks_)
+    if (task.tgid == self.tgid && tid != self.tid && task.state == RunState::Running && task.announced && !task.reported &&
+        !task.interrupted && task_state(tid) == 'R')
+      ptrace_raw::interrupt(tid).ignore();
+}
+
+// The same at any other stop: a signal has come meanwhile, and the task is about to take it.
+void Tracer::leave_signals(const Task& task) {
+  if (is_alone(task) || !ptrace_raw::has_shared_signal(task.tid).value_or(false)) return;
+  auto status = task_status(task.tid);
+  if (status && nobody_handles(*status)) stop_woken(task);
+}
 
 void Tracer::handle_signal(Task& task) {
   ++figures_.signals;
@@ -99,9 +106,8 @@ void Tracer::handle_signal(Task& task) {
     }
   }
 
-  // Of a lone thread only an interrupted call needs what follows, of others also a further signal that waits.
-  const bool plain = regs && !(in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) &&
-                     (is_alone(task) || !ptrace_raw::has_shared_signal(task.tid).value_or(true));
+  // Of a lone thread only an interrupted call needs what follows.
+  const bool plain = regs && !(in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) && is_alone(task);
   auto status = plain ? Result<TaskStatus>(plain_error("")) : task_status(task.tid);
   if (status) {
     // A traced task is woken even by signals that it ignores; a call that then returns -EINTR
@@ -111,7 +117,7 @@ void Tracer::handle_signal(Task& task) {
     if (!handler && !stops && !handler_due(*status)) {
       if (regs && in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) rewind(task, *regs);
     }
-    if (!handler && !stops) let_others_take_theirs(task.tid, *status);
+    if ((!handler && !stops) || nobody_handles(*status)) stop_woken(task);
   }
   if (action == SignalAction::DropHeld) {
     task.held = true;
