@@ -5,7 +5,6 @@
 
 #include <memory>
 #include <set>
-#include <utility>
 
 #include "restore/criu.h"
 #include "restore/host_identity.h"
@@ -178,8 +177,8 @@ Status change_claim(const std::string& image, const std::function<void(Claim&)>&
 void watch_claim(Session& session, Events& events, const std::string& image) {
   const auto owner = std::make_shared<HostIdentity>(HostIdentity::self());
   session.on_taken_over = [image, owner, &events] {
-    const HostIdentity former = std::exchange(*owner, HostIdentity::self());
-    if (auto s = change_claim(image, [](Claim&) {}, &former); !s) events.error("claim.outdated", s.error().message());
+    if (auto s = change_claim(image, [](Claim&) {}, owner.get()); s) *owner = HostIdentity::self();
+    else events.error("claim.outdated", s.error().message());
   };
   session.on_over = [image] { change_claim(image, [](Claim& claim) { claim.state = "ended"; }).ignore(); };
 }

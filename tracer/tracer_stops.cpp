@@ -106,8 +106,10 @@ void Tracer::handle_signal(Task& task) {
     }
   }
 
-  // Of a lone thread only an interrupted call needs what follows.
-  const bool plain = regs && !(in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) && is_alone(task);
+  // Of a lone thread only an interrupted call needs what follows; nor was another one woken for what was sent to this
+  // thread alone (tgkill: a runtime's own signals, which come by the thousand).
+  const bool plain = regs && !(in_call(*regs) && static_cast<long>(regs->rax) == -EINTR) &&
+                     (is_alone(task) || (info->si_code == SI_TKILL && !ptrace_raw::has_shared_signal(task.tid).value_or(true)));
   auto status = plain ? Result<TaskStatus>(plain_error("")) : task_status(task.tid);
   if (status) {
     // A traced task is woken even by signals that it ignores; a call that then returns -EINTR
