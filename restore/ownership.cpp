@@ -285,10 +285,10 @@ Result<std::string> Ownership::prepare_slot(const std::string& image_dir, const 
   return write_temp_file(claim_file(image_dir), json_io::write_object(Claim{now, owner, kClaimed, unix_now_ns(), 0}), false);
 }
 
-Status Ownership::update_slot(const std::string& image_dir, int slot, const Claim& claim) {
+Status Ownership::update_slot(const std::string& image_dir, int slot, const Claim& claim, const HostIdentity* former) {
   ASSIGN_OR_RETURN(auto lock, lock_file(claim_lock(image_dir), Deadline::in(lock_timeout)));
   ASSIGN_OR_RETURN(auto there, slot_claimed(image_dir, slot));
-  if (there && !same_process(there->owner, claim.owner)) {
+  if (there && !same_process(there->owner, claim.owner) && !(former && same_process(there->owner, *former))) {
     return errno_error(EPERM, fmt::format("image {}: instance {} is claimed by {}, not by {}", image_dir, slot,
                                           describe(there->owner), describe(claim.owner)));
   }

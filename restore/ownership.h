@@ -86,8 +86,8 @@ class Ownership {
                          int from = 1, const std::string& prepared = "");
   // Writes what a claim of `owner` will be. It claims nothing.
   Result<std::string> prepare_slot(const std::string& image_dir, const HostIdentity& owner);
-  // Owner only, durable.
-  Status update_slot(const std::string& image_dir, int slot, const Claim& claim);
+  // Owner only, or who goes on in place of `former`; durable. EPERM names the one who has it now.
+  Status update_slot(const std::string& image_dir, int slot, const Claim& claim, const HostIdentity* former = nullptr);
   Status release_slot(const std::string& image_dir, int slot, const HostIdentity& owner);
   Result<std::optional<Claim>> slot_claimed(const std::string& image_dir, int slot) const;
   // Whether a claim is there whose owner may be alive and running it.

@@ -18,6 +18,7 @@
 #include "restore/image_needs.h"
 #include "restore/image_store.h"
 #include "supervisor/base/fault_point.h"
+#include "supervisor/claim_watch.h"
 #include "supervisor/pinned_image.h"
 #include "supervisor/resume.h"
 #include "supervisor/standby_plan.h"
@@ -229,15 +230,9 @@ class CopyKeeper {
   int supervise(const std::string& message) {
     const json order = json::parse(message.substr(std::min(message.find('{'), message.size())), nullptr, false);
     Session& session = resume_->session();
-    if (order.is_object()) session.on_activated(order.value("control", ""), order.value("activated", ""));
-    // Also when the standby is gone: then nobody else has the name.
-    bool answers = false;
-    session.watch(line_.get(), [&] {
-      char byte;
-      if (answers || (recv(line_.get(), &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN)) return;
-      answers = true;
-      if (auto s = session.open_control(); !s) events_.warn("control.unavailable", s.error().message());
-    });
+    session.on_activated(order.is_object() ? order.value("control", "") : "",
+                         order.is_object() ? order.value("activated", "") : "", plan_.image, instance_);
+    watch_standby(session, events_, std::move(line_), plan_.image, instance_);
     const int status = session.loop();
     resume_->drop();
     return status;

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,7 +22,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kKinds[] = {"progress", "ready", "refused", "failed", "awake", "lost"};
 constexpr std::size_t kLongest = 64 << 10;
 
 }  // namespace
@@ -32,6 +32,8 @@ std::string news_to_text(const CopyNews& n) {
     j.update({{"level", n.level}, {"clash", n.clash.substr(0, 8192)}, {"verify_ms", n.verify_ms},
               {"restore_ms", n.restore_ms}, {"bytes", n.image_bytes}, {"pinned", n.pinned_bytes},
               {"files", n.files}});
+  if (n.kind == CopyNews::TakenOver) j.update({{"pid", n.pid}, {"init", n.init}});
+  if (n.kind == CopyNews::Over) j["status"] = n.status;
   if (n.kind == CopyNews::Awake) j.update({{"wake_ms", n.wake_ms}, {"woken", n.woken_unix_ns}});
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -41,7 +43,7 @@ Result<CopyNews> news_from_text(const std::string& text) {
   try {
     CopyNews n;
     const int kind = j.at("kind").get<int>();
-    if (kind < 0 || kind >= static_cast<int>(std::size(kKinds))) return plain_error("news of no known kind");
+    if (kind < 0 || kind > CopyNews::Over) return plain_error("news of no known kind");
     n.kind = static_cast<CopyNews::Kind>(kind);
     n.text = j.at("text").get<std::string>();
     n.level = j.value("level", "");
@@ -50,6 +52,9 @@ Result<CopyNews> news_from_text(const std::string& text) {
     n.restore_ms = j.value("restore_ms", 0.0);
     n.wake_ms = j.value("wake_ms", 0.0);
     n.woken_unix_ns = j.value("woken", std::int64_t{0});
+    n.pid = j.value("pid", 0);
+    n.init = j.value("init", 0);
+    n.status = j.value("status", 0);
     n.image_bytes = j.value("bytes", std::uint64_t{0});
     n.pinned_bytes = j.value("pinned", std::uint64_t{0});
     if (j.contains("files")) n.files = j["files"].get<decltype(n.files)>();
@@ -99,6 +104,7 @@ std::optional<CopyNews> Copy::read_news() {
   CopyNews lost;
   if (n <= 0) {
     line_.reset();
+    if (pidfd_) pid_ = 0;
     return lost;
   }
   text.resize(static_cast<std::size_t>(n));
@@ -122,6 +128,22 @@ Status Copy::wake(const WakeOrder& order) {
 
 void Copy::serve() { (void)!send(line_.get(), "s", 1, MSG_NOSIGNAL | MSG_DONTWAIT); }
 
+void Copy::follow(pid_t pid, pid_t init) {
+  // It is dead, so this does not take long.
+  for (const Deadline soon = Deadline::in(Millis(1000)); pid_ > 0 && waitpid(pid_, nullptr, WNOHANG) == 0 && !soon.passed();)
+    poll(nullptr, 0, 1);
+  pid_ = pid;
+  init_ = init;
+  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  identity_.pid = pid;
+  identity_.start_time = start_time_of(pid).value_or(0);
+}
+
+bool Copy::signal(int sig) const {
+  if (pidfd_) return syscall(SYS_pidfd_send_signal, pidfd_.get(), sig, nullptr, 0) == 0;
+  return pid_ > 0 && kill(pid_, sig) == 0;
+}
+
 void Copy::end() {
   line_.reset();
   if (pid_ <= 0) return;
@@ -142,7 +164,7 @@ void Copy::end() {
 std::uint64_t Copy::resident_bytes() const {
   std::uint64_t pages = 0;
   if (pid_ > 0) {
-    for (pid_t pid : process_tree_of(pid_)) {
+    for (pid_t pid : process_tree_of(init_ > 0 ? init_ : pid_)) {
       if (pid == pid_) continue;
       std::uint64_t size = 0, resident = 0;
       std::ifstream(fmt::format("/proc/{}/statm", pid)) >> size >> resident;

@@ -10,6 +10,7 @@
 #include "restore/host_identity.h"
 #include "restore/image_needs.h"
 #include "supervisor/base/fault_point.h"
+#include "supervisor/claim_watch.h"
 #include "supervisor/host_command.h"
 #include "supervisor/session_json.h"
 
@@ -91,8 +92,6 @@ Status Resume::make_world() {
   config_.name = manifest_.app_name;
   config_.command = manifest_.command;
   RETURN_IF_ERROR(run_options_from_json(manifest_.run_options, config_));
-  config_.outlive = config_.outlive && may_outlive_;
-  config_.alone = may_outlive_;
   config_.log = options_.log;
   config_.standby = options_.onward_standby;
   config_.tls_dir = options_.tls_dir;
@@ -159,35 +158,10 @@ void Resume::drop() {
   world_.reset();
 }
 
-namespace {
-
-// By its owner; `former`: in whose place we go on.
-Status change_claim(const std::string& image, const std::function<void(Claim&)>& change, const HostIdentity* former = nullptr) {
-  Ownership ownership(image.substr(0, image.rfind('/')));
-  ASSIGN_OR_RETURN(auto there, ownership.claimed(image));
-  if (!there) return errno_error(ENOENT, "image " + image + " is claimed by nobody");
-  Claim claim = *there;
-  claim.owner = HostIdentity::self();
-  change(claim);
-  return ownership.update_claim(image, claim, former);
-}
-
-}  // namespace
-
-void watch_claim(Session& session, Events& events, const std::string& image) {
-  const auto owner = std::make_shared<HostIdentity>(HostIdentity::self());
-  session.on_taken_over = [image, owner, &events] {
-    if (auto s = change_claim(image, [](Claim&) {}, owner.get()); s) *owner = HostIdentity::self();
-    else events.error("claim.outdated", s.error().message());
-  };
-  session.on_over = [image] { change_claim(image, [](Claim& claim) { claim.state = "ended"; }).ignore(); };
-}
-
 Result<int> resume_image(const StandbyOptions& options, Events& events, const std::string& image,
                          const Manifest& manifest, Ownership* ownership) {
   const auto began = Clock::now();
   Resume resume(options, events, image, manifest);
-  resume.may_outlive();
   if (ownership) resume.config().claim = image;
   RETURN_IF_ERROR(resume.paths_up());
   Status made = resume.restore();
@@ -225,7 +199,7 @@ Result<int> resume_image(const StandbyOptions& options, Events& events, const st
                  {"dump_ms", manifest.dump_ms},
                  {"restore_ms", restore_ms},
                  {"total_ms", static_cast<double>(now - from) / 1e6}});
-    if (ownership) change_claim(image, [&](Claim& there) { there.first_io_unix_ns = now; }).ignore();
+    if (ownership) note_first_io(image, now).ignore();
   };
   if (ownership) watch_claim(session, events, image);
   return session.loop();

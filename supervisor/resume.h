@@ -33,10 +33,6 @@ class Resume {
   Status paths_up();
   void paths_down();
 
-  // The session's keeper may go on with the application when we die; then somebody else owns it than who
-  // has the claim (Session::on_taken_over).
-  void may_outlive() { may_outlive_ = true; }
-
   // Files that are not as the image knows them. Nothing is repaired: another host may be writing to them.
   Result<std::vector<FileDrift>> drifts() const;
 
@@ -58,13 +54,9 @@ class Resume {
   std::string image_;
   const Manifest& manifest_;
   SessionConfig config_;
-  bool may_outlive_ = false;
   std::unique_ptr<World> world_;
   std::unique_ptr<Session> session_;
 };
-
-// The claim of the session's image says who supervises it, when its keeper takes over too, and that it has ended.
-void watch_claim(Session& session, Events& events, const std::string& image);
 
 // A committed image (or, without `ownership`, any) from its claim to the end of the session. Returns
 // the session's exit status; an error when the image could not be resumed (the paths are down again,

@@ -62,6 +62,7 @@ void Session::watch_signals() {
   epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   epoll_event ev{EPOLLIN, {.fd = signal_fd_.get()}};
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, signal_fd_.get(), &ev);
+  if (watched_fd_ >= 0) watch(watched_fd_, std::move(watched_));
 }
 
 Session::~Session() = default;
@@ -69,12 +70,16 @@ Session::~Session() = default;
 void Session::watch(int fd, std::function<void()> work) {
   epoll_event ev{EPOLLIN | EPOLLONESHOT, {.fd = fd}};
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &ev);
+  watched_fd_ = fd;
   watched_ = std::move(work);
 }
 
 int Session::loop() {
   // Not earlier: what on_taken_over is to say is known now.
-  if (resumed_ && tracer_.holding() && tracer_.exit_kill() && stand()) tracer_.set_exit_kill(false);
+  if (resumed_ && tracer_.holding() && tracer_.exit_kill()) {
+    if (stand()) tracer_.set_exit_kill(false);
+    else outlive();
+  }
   if (tracer_.holding()) tracer_.resume_all();
 
   bool done = false;
@@ -103,8 +108,12 @@ int Session::loop() {
   events_.debug("stub.figures", status_json());
   if (shipper_.busy())
     events_.warn("ship.abandoned", "the application ended before its image was at " + config_.standby);
-  if (on_over) on_over();
+  tell_over(exit_status());
   return exit_status();
+}
+
+void Session::tell_over(int status) {
+  if (auto tell = std::exchange(on_over, nullptr)) tell(status);
 }
 
 void Session::after_stop_work() {
@@ -367,7 +376,7 @@ void Session::on_new_task(Task&, pid_t) {}
 
 void Session::on_exec(Task& task) {
   // The first one: it stands, and there is nothing yet that a keeper would have to know.
-  if (task.tid == app_pid_ && tracer_.exit_kill() && stand()) tracer_.set_exit_kill(false);
+  if (task.tid == app_pid_ && !resumed_ && tracer_.exit_kill() && stand()) tracer_.set_exit_kill(false);
   failed_.erase(task.tid);
   pieces_.erase(task.tid);
 }

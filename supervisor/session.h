@@ -59,8 +59,8 @@ struct SessionConfig {
   Millis refresh{0};              // a new warm image every so often; 0: none
   std::vector<std::string> command;  // for the manifest and status
   LogOptions log;                 // as `events` of the session has them
-  bool alone = true;              // nobody but the session is concerned with its process: not a standby's copy
-  std::string claim;              // the image that was claimed for it (watch_claim), empty: none
+  std::string claim;              // the image that was claimed for it (claim_watch.h), empty: none
+  int instance = 0;               // it is a standby's copy, activated from that image as this one; 0: it is not
   std::string activated;          // which image was activated here, and since when; empty: none
 };
 
@@ -106,10 +106,14 @@ class Session : public TracerPolicy {
   void wake() { tracer_.resume_all(); }
   Status open_control();  // it answers; launch() does this itself
   pid_t first_process() const { return app_pid_; }
-  // The name of the control socket (empty: as it is), and what it answers to a further `activate`.
-  void on_activated(const std::string& name, const std::string& answer) {
+  pid_t world_init() const { return world_ ? world_->init_pid() : 0; }
+  // The name of the control socket (empty: as it is), what it answers to a further `activate`, the image and
+  // the instance.
+  void on_activated(const std::string& name, const std::string& answer, const std::string& image, int instance) {
     if (!name.empty()) config_.name = name;
     config_.activated = answer;
+    config_.claim = image;
+    config_.instance = instance;
   }
   // Before any thread is let go, when the application becomes another instance of itself.
   Status tell_generation(std::uint64_t generation, int instance) {
@@ -118,8 +122,10 @@ class Session : public TracerPolicy {
   bool has_processes() const { return tracer_.has_tasks(); }
   bool serve_tracees() { return tracer_.drain(); }  // while they are held: notices ends
   // `work`, which must not block, is called in loop() at each of its turns; that `fd` becomes readable
-  // makes one turn, once.
+  // makes one turn, once, and once more in each keeper that takes over. A successor is given the descriptor.
   void watch(int fd, std::function<void()> work);
+  // After wake(): from the next turn of loop() on the application goes on when we die (with SessionConfig::outlive).
+  void outlive() { keeper_missed_ = true; }
   // Until the application has ended or was handed over. Returns supervise's exit status.
   int loop();
 
@@ -134,8 +140,9 @@ class Session : public TracerPolicy {
 
   // On the second host: told once, at the first good I/O on a storage path.
   std::function<void()> on_first_io;
-  // In a keeper: it has become the supervisor. In each supervisor: loop() is over.
-  std::function<void()> on_taken_over, on_over;
+  // In a keeper: it has become the supervisor. In each supervisor: the application has ended, with this status.
+  std::function<void()> on_taken_over;
+  std::function<void(int status)> on_over;
 
   // TracerPolicy
   EntryDecision on_entry(Task& task) override;
@@ -211,6 +218,7 @@ class Session : public TracerPolicy {
   void begin_journal_anew(StoragePath& path);
   void set_step(int step);
   int survive(pid_t dead);  // in the keeper, after the supervisor's death
+  int go_on_after(pid_t dead);
   void watch_signals();
 
   // session_succession.cpp
@@ -229,6 +237,7 @@ class Session : public TracerPolicy {
   void forward(const signalfd_siginfo& info) const;
   void stop_as_job();
   int exit_status() const;
+  void tell_over(int status);
   Clock::time_point next_timer() const;
   std::string status_json() const;
   void run_handover(const std::string& reason);
@@ -294,7 +303,7 @@ class Session : public TracerPolicy {
   Keeper keeper_;
   Stage stage_ = Stage::Calm;           // which keeper it is
   Clock::time_point next_keeper_{};
-  bool keeper_missed_ = false;          // told
+  bool keeper_missed_ = false;          // one is to stand, and none does yet
   pid_t took_over_from_ = 0;
   std::set<pid_t> halted_;              // processes that the keeper has stopped
   std::shared_ptr<Snapshot> parked_;  // of the threads, as they were parked for a dump
@@ -321,6 +330,7 @@ class Session : public TracerPolicy {
   std::unique_ptr<ControlServer> control_;
   UniqueFd signal_fd_, epoll_;
   std::function<void()> watched_;
+  int watched_fd_ = -1;
   Clock::time_point started_ = Clock::now();
   std::vector<std::function<void()>> deferred_;  // control requests that need everything held
   struct ThreadNote {

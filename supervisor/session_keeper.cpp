@@ -161,6 +161,12 @@ void Session::begin_journal_anew(StoragePath& path) {
 }
 
 int Session::survive(pid_t dead) {
+  const int status = go_on_after(dead);
+  tell_over(status);
+  return status;
+}
+
+int Session::go_on_after(pid_t dead) {
   disarm_fault_points();
   shipper_.forget();
   KeeperPage* page = keeper_.page();
@@ -268,7 +274,9 @@ int Session::survive(pid_t dead) {
     events_.info("supervisor.taken_over", fmt::format("{} threads of {} processes go on", tracer_.tasks().size(),
                                                       tracer_.processes().size()));
   }
-  if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
+  // A copy's standby may answer by its name still.
+  if (config_.instance == 0)
+    if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
   if (on_taken_over) on_taken_over();
   took_over_from_ = dead;
   first_io_told_ |= page->first_io;

@@ -67,6 +67,7 @@ void Session::learn_criu_version() {
 
 // A second supervisor of the same name is refused; anything else only costs the control socket.
 Status Session::open_control() {
+  if (control_) return {};
   auto control = ControlServer::open(config_.name);
   if (!control && control.error().err == EADDRINUSE && !config_.name_given) {
     config_.name += fmt::format("-{}", getpid());

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "supervisor/base/fault_point.h"
+#include "supervisor/claim_watch.h"
 #include "supervisor/control.h"
-#include "supervisor/resume.h"
 #include "supervisor/session.h"
 #include "supervisor/session_json.h"
 #include "supervisor/succession.h"
@@ -35,6 +35,8 @@ Json config_to_json(const SessionConfig& c) {
           {"warm_mode", static_cast<int>(c.warm.mode)},
           {"refresh_ms", c.refresh.count()},
           {"claim", c.claim},
+          {"instance", c.instance},
+          {"activated", c.activated},
           {"command", c.command}};
 }
 
@@ -50,6 +52,8 @@ Result<SessionConfig> config_from_json(const Json& j) {
   c.warm.mode = static_cast<decltype(c.warm.mode)>(j.at("warm_mode").get<int>());
   c.refresh = Millis(j.at("refresh_ms").get<std::int64_t>());
   c.claim = j.at("claim");
+  c.instance = j.value("instance", 0);
+  c.activated = j.value("activated", "");
   c.command = j.at("command").get<std::vector<std::string>>();
   return c;
 }
@@ -77,7 +81,6 @@ void path_from_json(const Json& j, StoragePath& p) {
 
 std::string Session::why_not_now() const {
   if (!world_->has_namespaces()) return "the application has no world of its own (see `supervise doctor`)";
-  if (!config_.alone) return "the application was activated from a warm image; its supervisor belongs to the standby";
   if (incident_.id || !failed_.empty()) return "an incident is open (`supervise status` tells); ask again when it is over";
   if (warm_ && warm_->watching()) return "the warm point is being watched for; ask again when the warm image is made";
   if (shipper_.busy()) return "an image is on its way to " + config_.standby + "; ask again when it is there";
@@ -153,7 +156,8 @@ Json Session::succession_json(PassedFds& fds, Clock::time_point began) {
                   {"handover_failed", handover_failed_},
                   {"last_image", last_image_},
                   {"keeper", keeper_.pid()},
-                  {"keeper_line", fds.pass(keeper_.line())}};
+                  {"keeper_line", fds.pass(keeper_.line())},
+                  {"watched", fds.pass(watched_fd_)}};
   if (app_end_) session["end"] = {{"kind", static_cast<int>(app_end_->kind)}, {"signal", app_end_->signal}, {"code", app_end_->code}};
   return {{"form", kSuccessionForm},
           {"version", SUPERVISE_VERSION},
@@ -189,7 +193,12 @@ Status Session::succeed(const Json& state, const LogOptions& log) {
     warm_->finish();
     next_refresh_ = Clock::now() + config_.refresh;
   }
-  if (!config_.claim.empty()) watch_claim(*this, events_, config_.claim);
+  if (config_.instance > 0) {
+    ASSIGN_OR_RETURN(UniqueFd standby, PassedFds::take(s.value("watched", -1)));
+    watch_standby(*this, events_, std::move(standby), config_.claim, config_.instance);
+  } else if (!config_.claim.empty()) {
+    watch_claim(*this, events_, config_.claim);
+  }
   start_stub();
   // The world's init, and the former's keeper, are there for the time until our own stands.
   if (config_.outlive) tracer_.set_exit_kill(false);

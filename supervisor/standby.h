@@ -29,6 +29,9 @@ class Standby {
   int run();
 
  private:
+  static constexpr int kTries = 3;
+  static int exit_status_of(int wait_status);
+
   struct Held {
     std::unique_ptr<Copy> copy;
     CopyView view;
@@ -38,6 +41,9 @@ class Standby {
     std::string activated_at{}, unarbitrated{};
     double claim_ms = 0, wake_ms = 0, total_ms = 0;
     std::optional<Clock::time_point> settle_at{};  // what follows an activation is still to be done
+    std::optional<int> over{};  // the application has ended, with this status
+    int status = 0;             // of its supervisor that was our child and has ended
+    std::vector<int> signals{}; // came while it had none
   };
   struct Activation {  // one at a time; others wait
     ControlReply reply;
@@ -56,17 +62,21 @@ class Standby {
   std::optional<int> serve_signals();
   std::optional<int> serve_store();
   void serve_claims();
+  std::optional<int> resume_committed();
+  std::optional<int> status_if_over() const;
+  int running() const;
+
+  // standby_copies.cpp
   void serve_copies();
   void on_news(Held& held, const CopyNews& news);
+  void follow(Held& held, const CopyNews& news);
   void reap();
+  void reap_orphans();
   void on_copy_end(std::map<int, Held>::iterator it, int status);
   void plan();
   void start_copy(const SeenImage& image);
   void refuse(const SeenImage& image, const std::string& reason);
-  std::optional<int> resume_committed();
-  std::optional<int> status_if_over() const;
   void tell_level();
-  int running() const;
 
   // standby_control.cpp
   void serve_control();

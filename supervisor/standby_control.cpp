@@ -296,7 +296,7 @@ void Standby::run_on_activate(const Held& held) {
                               {"SUPERVISE_NAME=" + options_.name, "SUPERVISE_IMAGE=" + held.copy->plan().image,
                                fmt::format("SUPERVISE_GENERATION={}", held.view.generation),
                                fmt::format("SUPERVISE_INSTANCE={}", held.slot),
-                               fmt::format("SUPERVISE_PID={}", held.copy->pid())},
+                               fmt::format("SUPERVISE_PID={}", held.copy->identity().pid)},
                               Deadline::in(options_.on_activate_deadline));
   if (!end && end.error().err == ETIMEDOUT)
     events_.warn("standby.on_activate", fmt::format("--on-activate was killed after {} s (--on-activate-deadline)",

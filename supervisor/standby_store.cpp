@@ -256,7 +256,9 @@ Status update_now(Ownership& ownership, const json& order) {
   claim.owner = owner;
   claim.state = state;
   claim.since_unix_ns = unix_now_ns();
-  return ownership.update_slot(image, slot, claim);
+  if (!order.contains("former")) return ownership.update_slot(image, slot, claim);
+  ASSIGN_OR_RETURN(const HostIdentity former, identity_from_json("owner", order.at("former").get<std::string>()));
+  return ownership.update_slot(image, slot, claim, &former);
 }
 
 int serve_claims(Events& events, const std::string& dir, int line) {
@@ -360,8 +362,11 @@ std::optional<ClaimAnswer> StoreClaims::read_answer() {
   return answer;
 }
 
-void StoreClaims::update(const std::string& image, int slot, const HostIdentity& owner, const std::string& state) {
-  helper_.send_text(dumped({{"image", image}, {"slot", slot}, {"owner", identity_to_json(owner)}, {"state", state}}));
+void StoreClaims::update(const std::string& image, int slot, const HostIdentity& owner, const std::string& state,
+                         const HostIdentity* former) {
+  json order{{"image", image}, {"slot", slot}, {"owner", identity_to_json(owner)}, {"state", state}};
+  if (former) order["former"] = identity_to_json(*former);
+  helper_.send_text(dumped(order));
 }
 
 }  // namespace supervise

@@ -59,8 +59,9 @@ class StoreClaims {
   // One at a time; the answer comes by read_answer().
   bool claim(const ClaimOrder& order);
   std::optional<ClaimAnswer> read_answer();
-  // "running", "ended": durable, in the background. "claimed" gives it back.
-  void update(const std::string& image, int slot, const HostIdentity& owner, const std::string& state);
+  // "running", "ended": durable, in the background. "claimed" gives it back. `former`: who had it until now.
+  void update(const std::string& image, int slot, const HostIdentity& owner, const std::string& state,
+              const HostIdentity* former = nullptr);
   Helper& process() { return helper_; }
   const Helper& process() const { return helper_; }
 

@@ -46,6 +46,15 @@ void Helper::stop() {
   pid_ = 0;
 }
 
+bool Helper::finish(Deadline deadline) {
+  if (line_) shutdown(line_.get(), SHUT_WR);
+  pollfd end{pidfd_.get(), POLLIN, 0};
+  while (pidfd_ && end.revents == 0 && !deadline.passed()) poll(&end, 1, deadline.left_ms());
+  const bool done = pid_ <= 0 || end.revents != 0;
+  stop();
+  return done;
+}
+
 bool Helper::send_text(const std::string& text) {
   return line_ && send(line_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
 }

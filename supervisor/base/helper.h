@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "supervisor/base/clock.h"
 #include "supervisor/base/result.h"
 #include "supervisor/base/unique_fd.h"
 
@@ -19,6 +20,8 @@ class Helper {
   // `body` runs in the child, which dies with us, and returns its exit status.
   Status start(const std::function<int(int fd)>& body);
   void stop();  // kills and reaps it
+  // It reads what was sent to it, then the end of its line. False: it had not ended by then, and was killed.
+  bool finish(Deadline deadline);
   bool send_text(const std::string& text);
   // Nothing when there is none now.
   std::optional<std::string> receive();
