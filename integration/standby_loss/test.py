@@ -4,7 +4,7 @@ standby is killed as well, when an image is taken in between, when another versi
 has it, where the standby is the first process."""
 
 import json
-import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import harness
 for folder in ("standby_parked", "adopt_support"):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / folder))
 import adopt_support  # noqa: E402
-from standby_support import Pair, empty, rounds_of  # noqa: E402
+from standby_support import STORE, Pair, empty, rounds_of  # noqa: E402
 
 ROUNDS = 120
 
@@ -136,6 +136,58 @@ def without_a_keeper(t):
     empty(t, one.b, "nothing is left without a keeper", True)
 
 
+def two_instances(t):
+    one = Pair(t)
+    origin = one.ticker("--ticks", "250")
+    one.checkpoint("--stop")
+    t.equal(origin.wait(30), 113, "the origin has stopped with its image")
+    standby = one.standby("--instances", "2")
+    harness.wait_until(lambda: standby.stderr.text.count("standby.parked") == 2, 60, "two copies are parked")
+    image = Path(one.activate()["image"].replace("/srv/shared", str(t.shared), 1))
+    one.activate()
+    for number in (2, 1, 2):
+        name = f"app-{number}"
+        harness.wait_until(lambda: one.b.run([t.supervise_binary(), "status", name], 30, check=False).status == 0 and
+                           one.status(name)["supervisor_loss"] == "keep", 20, "a keeper stands")
+        before = one.status(name)
+        one.b.run(["kill", "-9", str(before["pid"])], 10)
+        harness.wait_until(lambda: f"pid\":{before['keeper']}" in (image / ("claim-2.json" if number == 2 else "claim.json"))
+                           .read_text().replace(" ", ""), 20, f"the claim of instance {number} names its keeper")
+    t.equal(standby.wait(60), 0, "the standby ends when both have ended")
+    last = re.findall(r"^tick 250 pid \d+$", standby.stdout.text, re.M)
+    t.equal(len(last), 2, "both have come to their end")
+    empty(t, one.b, "nothing is left of two instances", True)
+
+
+def as_in_a_container(t):
+    """The standby is the first process: what a dead supervisor leaves is its child."""
+    one = Pair(t)
+    origin = one.ticker("--ticks", "150")
+    one.checkpoint("--stop")
+    t.equal(origin.wait(30), 113, "the origin has stopped with its image")
+    standby = one.b.start(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", t.supervise_binary(), "standby", "--name", "app",
+                           "--from", f"dir:{STORE}", "--ready", "parked", "--activate", "command"], stdio="files", name="standby")
+    standby.wait_line("standby.parked", 60, "stderr")
+    first = one.b.shell("pgrep -o -x supervise").stdout.split()[0]
+    inside = ["nsenter", "-t", first, "-p", "-m"]
+    ask = [*inside, t.supervise_binary()]
+    one.b.run([*ask, "activate", "app"], 30)
+    t.equal(one.b.run([*inside, "cat", "/proc/1/comm"], 10).stdout, "supervise\n", "the standby is process 1")
+    for n in range(3):
+        def asked():
+            done = one.b.run([*ask, "status", "app", "--json"], 30, check=False)
+            return json.loads(done.stdout) if done.status == 0 else {}
+        harness.wait_until(lambda: asked().get("supervisor_loss") == "keep", 20, "a keeper stands")
+        before = asked()
+        one.b.run([*inside, "kill", "-9", str(before["pid"])], 10)
+        harness.wait_until(lambda: asked().get("pid") == before["keeper"], 20, f"the keeper goes on in a container, death {n + 1}")
+    zombies = "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l"
+    harness.wait_until(lambda: one.b.run([*inside, "sh", "-c", zombies], 10).stdout == "0\n", 10, "no zombie is left behind")
+    t.equal(standby.wait(60), 0, "it ends with the application's status")
+    t.check(re.search(r"^tick 150 pid", standby.stdout.text, re.M), "which has come to its end")
+    empty(t, one.b, "nothing is left in a container", True)
+
+
 def main(t):
     one_after_the_other(t, "parked")
     one_after_the_other(t, "image")
@@ -144,6 +196,8 @@ def main(t):
     an_image_in_between(t)
     another_version(t)
     without_a_keeper(t)
+    two_instances(t)
+    as_in_a_container(t)
 
 
 harness.run(main)

@@ -52,6 +52,25 @@ TEST_F(OwnershipTest, ASlotIsGivenBackByItsOwnerUnlessItRan) {
   EXPECT_FALSE(o.in_use(image_));
 }
 
+TEST_F(OwnershipTest, ASlotGoesFromItsOwnerToWhoGoesOnInItsPlace) {
+  Ownership o(d_.path());
+  const auto former = HostIdentity::self();
+  auto keeper = former, stranger = former;
+  keeper.pid += 1;
+  stranger.pid += 2;
+  ASSERT_EQ(o.claim_slot(image_, 2, former, 2).value_or(0), 2);
+  Claim claim = *o.slot_claimed(image_, 2).value();
+  claim.owner = keeper;
+  claim.state = "running";
+  EXPECT_EQ(o.update_slot(image_, 2, claim).error().err, EPERM);
+  EXPECT_EQ(o.update_slot(image_, 2, claim, &stranger).error().err, EPERM);
+  ASSERT_TRUE(o.update_slot(image_, 2, claim, &former).ok());
+  EXPECT_EQ(o.slot_claimed(image_, 2).value()->owner.pid, keeper.pid);
+  EXPECT_TRUE(o.update_slot(image_, 2, claim, &former).ok()) << "told twice";
+  claim.owner = former;
+  EXPECT_EQ(o.update_slot(image_, 2, claim).error().err, EPERM) << "it is no longer its own";
+}
+
 TEST_F(OwnershipTest, ClaimsAreFreedUnlessAnOwnerMayBeAlive) {
   Ownership o(d_.path());
   const auto self = HostIdentity::self();
