@@ -67,10 +67,7 @@ class StandbyLine {
     return recv(fd_.get(), &byte, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN;
   }
   // False: the standby is gone.
-  bool tell(const CopyNews& news) const {
-    const std::string text = news_to_text(news);
-    return send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 || errno == EAGAIN;
-  }
+  bool tell(const CopyNews& news) const { return send_news(fd_.get(), news); }
 
  private:
   UniqueFd fd_;

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "supervisor/control.h"
+#include "supervisor/front.h"
 
 namespace supervise {
 namespace {
@@ -228,7 +229,7 @@ void ControlServer::accept_new() {
     auto connection = std::make_shared<ControlReply::Connection>();
     connection->fd = std::move(fd);
     connection->peer = known ? peer.pid : 0;
-    if (known && peer.pid > 0 && ::getpid() == 1)
+    if (known && peer.pid > 0 && front::is_first_process())
       connection->client.reset(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
     connection->epoll = epoll_.get();
     connection->tag = ++last_tag_;

@@ -7,6 +7,7 @@
 #include "supervisor/commands/commands.h"
 #include "supervisor/doctor.h"
 #include "supervisor/events.h"
+#include "supervisor/front.h"
 #include "supervisor/options.h"
 #include "supervisor/options_table.h"
 #include "supervisor/session_entry.h"
@@ -30,9 +31,9 @@ int run_logged(const Invocation& invocation, const LogOptions& log) {
 
 int run_command(const Invocation& invocation) {
   switch (invocation.command) {
-    case CommandId::Run: return run_logged(invocation, invocation.run.log);
+    case CommandId::Run: return front::run([&] { return run_logged(invocation, invocation.run.log); });
     case CommandId::Standby:
-    case CommandId::Restore: return run_logged(invocation, invocation.standby.log);
+    case CommandId::Restore: return front::run([&] { return run_logged(invocation, invocation.standby.log); });
     case CommandId::Status: return command_status(invocation.control);
     case CommandId::Checkpoint:
     case CommandId::Handover:

@@ -64,6 +64,26 @@ Result<CopyNews> news_from_text(const std::string& text) {
   }
 }
 
+bool send_news(int line, const CopyNews& news) {
+  const std::string text = news_to_text(news);
+  return send(line, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 || errno == EAGAIN;
+}
+
+std::optional<CopyNews> receive_news(int line) {
+  std::string text(kLongest, '\0');
+  ssize_t n;
+  do n = line >= 0 ? recv(line, text.data(), text.size(), MSG_DONTWAIT) : 0;
+  while (n < 0 && errno == EINTR);
+  if (n < 0 && errno == EAGAIN) return std::nullopt;
+  CopyNews lost;
+  if (n <= 0) return lost;
+  text.resize(static_cast<std::size_t>(n));
+  auto news = news_from_text(text);
+  if (news) return news.take();
+  lost.text = news.error().message();
+  return lost;
+}
+
 Result<std::unique_ptr<Copy>> Copy::start(const StandbyOptions& options, Events& events, const CopyPlan& plan,
                                           const std::function<void()>& in_child) {
   int pair[2];
@@ -96,24 +116,12 @@ Copy::~Copy() {
 }
 
 std::optional<CopyNews> Copy::read_news() {
-  std::string text(kLongest, '\0');
-  ssize_t n;
-  do n = line_ ? recv(line_.get(), text.data(), text.size(), MSG_DONTWAIT) : 0;
-  while (n < 0 && errno == EINTR);
-  if (n < 0 && errno == EAGAIN) return std::nullopt;
-  CopyNews lost;
-  if (n <= 0) {
+  auto news = receive_news(line_.get());
+  if (news && news->kind == CopyNews::Lost && news->text.empty()) {
     line_.reset();
     if (pidfd_) pid_ = 0;
-    return lost;
   }
-  text.resize(static_cast<std::size_t>(n));
-  auto news = news_from_text(text);
-  if (!news) {
-    lost.text = news.error().message();
-    return lost;
-  }
-  return news.take();
+  return news;
 }
 
 Status Copy::wake(const WakeOrder& order) {

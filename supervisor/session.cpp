@@ -12,6 +12,7 @@
 #include <span>
 
 #include "supervisor/control.h"
+#include "supervisor/front.h"
 #include "tracer/stub/stub.h"
 
 namespace supervise {
@@ -114,6 +115,7 @@ int Session::loop() {
 
 void Session::tell_over(int status) {
   if (auto tell = std::exchange(on_over, nullptr)) tell(status);
+  front::tell_over(status);
 }
 
 void Session::after_stop_work() {
@@ -394,7 +396,7 @@ void Session::on_end(const Task& task, const Stop& stop) {
       events_.error("application.not_started", error->message());
       app_end_->kind = StopKind::Exited;
       app_end_->code = error->err == ENOENT || error->err == ENOTDIR ? 127 : 126;
-    } else if (tracer_.has_tasks() && getpid() == 1) {
+    } else if (tracer_.has_tasks() && front::is_first_process()) {
       // As it would be for a container whose first process ends.
       for (pid_t pid : tracer_.processes()) kill(pid, SIGKILL);
     } else if (tracer_.has_tasks() && !tracer_.processes().empty()) {

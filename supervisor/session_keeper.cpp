@@ -9,6 +9,7 @@
 #include "supervisor/base/fault_point.h"
 #include "supervisor/base/worker.h"
 #include "supervisor/control.h"
+#include "supervisor/front.h"
 #include "supervisor/session.h"
 #include "supervisor/standby_link.h"
 #include "supervisor/warm/sockets.h"
@@ -277,6 +278,7 @@ int Session::go_on_after(pid_t dead) {
   // A copy's standby may answer by its name still.
   if (config_.instance == 0)
     if (auto s = open_control(); !s) events_.warn("control.unavailable", s.error().message());
+  front::tell_taken_over();
   if (on_taken_over) on_taken_over();
   took_over_from_ = dead;
   first_io_told_ |= page->first_io;

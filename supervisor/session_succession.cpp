@@ -9,6 +9,7 @@
 #include "supervisor/base/fault_point.h"
 #include "supervisor/claim_watch.h"
 #include "supervisor/control.h"
+#include "supervisor/front.h"
 #include "supervisor/session.h"
 #include "supervisor/session_json.h"
 #include "supervisor/succession.h"
@@ -157,7 +158,9 @@ Json Session::succession_json(PassedFds& fds, Clock::time_point began) {
                   {"last_image", last_image_},
                   {"keeper", keeper_.pid()},
                   {"keeper_line", fds.pass(keeper_.line())},
-                  {"watched", fds.pass(watched_fd_)}};
+                  {"watched", fds.pass(watched_fd_)},
+                  {"front", fds.pass(front::line())},
+                  {"front_is_first", front::is_first_process()}};
   if (app_end_) session["end"] = {{"kind", static_cast<int>(app_end_->kind)}, {"signal", app_end_->signal}, {"code", app_end_->code}};
   return {{"form", kSuccessionForm},
           {"version", SUPERVISE_VERSION},
@@ -176,6 +179,8 @@ Status Session::succeed(const Json& state, const LogOptions& log) {
   const Json& s = state.at("session");
   ASSIGN_OR_RETURN(UniqueFd line, PassedFds::take(s.at("keeper_line")));
   keeper_.inherit(s.at("keeper"), std::move(line));
+  ASSIGN_OR_RETURN(UniqueFd front, PassedFds::take(s.value("front", -1)));
+  front::inherit(std::move(front), s.value("front_is_first", false));
   ASSIGN_OR_RETURN(world_, World::take(state.at("world")));
   RETURN_IF_ERROR(fill_paths(false));
   for (std::size_t i = 0; i < paths_.all().size(); ++i) path_from_json(s.at("paths").at(i), *paths_.all()[i]);

@@ -14,6 +14,7 @@
 #include "restore/image_store.h"
 #include "restore/rendezvous.h"
 #include "supervisor/base/fault_point.h"
+#include "supervisor/front.h"
 #include "supervisor/resume.h"
 #include "supervisor/session_entry.h"
 
@@ -120,6 +121,7 @@ void Standby::wait_for_events() {
 
 // A descriptor that another process still has would keep a closed line open.
 void Standby::let_go_in_child() {
+  front::forget();
   if (control_) control_->forget();
   (void)control_.release();
   signal_fd_.reset();
@@ -251,7 +253,7 @@ std::optional<int> Standby::resume_committed() {
 // All that was activated has ended: so do we, with its status.
 std::optional<int> Standby::status_if_over() const {
   if (!was_activated_ || running() > 0 || activation_ || !application_status_) return std::nullopt;
-  if (getpid() == 1 && !hooks_.empty()) return std::nullopt;  // a container ends with its PID 1
+  if (front::is_first_process() && !hooks_.empty()) return std::nullopt;  // a container ends with its PID 1
   return application_status_;
 }
 

@@ -71,7 +71,6 @@ class Standby {
   void on_news(Held& held, const CopyNews& news);
   void follow(Held& held, const CopyNews& news);
   void reap();
-  void reap_orphans();
   void on_copy_end(std::map<int, Held>::iterator it, int status);
   void plan();
   void start_copy(const SeenImage& image);

@@ -131,26 +131,11 @@ void Standby::reap() {
       held.status = exit_status_of(status);
     }
     // Dead, and a keeper has its line still: it goes on, or brings to an end what there is, and tells.
-    const bool kept = held.view.state == CopyState::Running && !held.over && held.copy->fd() >= 0;
+    const bool kept = held.view.state == CopyState::Running && !held.over && held.copy->fd() >= 0 && held.status >= 125;
     if (held.copy->pid() == 0 && !kept) on_copy_end(it, held.over.value_or(held.status));
     it = next;
   }
   std::erase_if(hooks_, [](pid_t pid) { return waitpid(pid, nullptr, WNOHANG) != 0; });
-  if (getpid() == 1) reap_orphans();
-}
-
-// In a container they become ours. What we have started ourselves is waited for elsewhere.
-void Standby::reap_orphans() {
-  const auto is_ours = [&](pid_t pid) {
-    for (const auto& [id, held] : copies_)
-      if (held.copy->pid() == pid) return true;
-    return hooks_.contains(pid) || watch_.process().pid() == pid || claims_.process().pid() == pid ||
-           (receiver_ && receiver_->process().pid() == pid);
-  };
-  for (siginfo_t info{}; waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid > 0; info = {}) {
-    if (is_ours(info.si_pid)) return;
-    waitpid(info.si_pid, nullptr, WNOHANG);
-  }
 }
 
 void Standby::on_copy_end(std::map<int, Held>::iterator it, int status) {

@@ -2,6 +2,7 @@
 storage fails hands its application over to a second container, and the data is what it should be; a container
 whose application is woken in a second one."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -38,6 +39,11 @@ def documented(t, _docker):
         t.check(f" {' '.join(PRIVILEGES)} " in text, f"{name} names the privileges that are tried here")
 
 
+def supervised(docker, container):
+    done = docker("exec", container, "supervise", "status", "app", "--json", check=False)
+    return json.loads(done.stdout) if done.status == 0 else {"keeper": 0}
+
+
 def entrypoint(t, docker):
     got = docker("run", "--rm", *PRIVILEGES, "supervise", "--", "sh", "-c", "echo alive; exit 19", check=False)
     t.equal((got.status, got.stdout, got.stderr), (19, "alive\n", ""), "output and exit status are the application's")
@@ -46,7 +52,7 @@ def entrypoint(t, docker):
     got = docker("run", "--rm", *PRIVILEGES, "supervise", "--", "/no/such", check=False)
     t.equal(got.status, 127, "a program that is not there")
 
-    docker("run", "--detach", "--name", "signals", *PRIVILEGES, "supervise", "--",
+    docker("run", "--detach", "--name", "signals", *PRIVILEGES, "supervise", "--name", "app", "--",
            "sh", "-c", "trap 'echo term; exit 5' TERM; echo up; while :; do sleep 0.05; done")
     docker.wait_log("signals", "^up$")
     t.equal(docker("exec", "signals", "cat", "/proc/1/comm").stdout, "supervise\n", "supervise is PID 1")
@@ -55,6 +61,12 @@ def entrypoint(t, docker):
     harness.system.wait_until(lambda: docker("exec", "signals", "sh", "-c", ZOMBIES).stdout == "0\n", 10,
                               "orphans of the container are reaped")
     t.say("ok: orphans of other programs in the container are reaped")
+    for _ in range(2):
+        harness.system.wait_until(lambda: supervised(docker, "signals")["keeper"] > 0, 10, "a keeper stands")
+        former = supervised(docker, "signals")["pid"]
+        docker("exec", "signals", "sh", "-c", f"kill -KILL {former}")
+        harness.system.wait_until(lambda: supervised(docker, "signals").get("took_over_from") == former, 20, "it takes over")
+    t.say("ok: the container goes on when its supervisor is killed, and its keeper")
     docker("stop", "--time", "30", "signals")
     t.equal(docker.exit_code("signals"), 5, "docker stop: SIGTERM reached the application")
     t.check("term\n" in docker("logs", "signals").stdout, "and its handler ran")
