@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""What being supervised costs when nothing fails: workloads natively, under `supervise` (with calls made in process, and
-with --stub=off), under strace and under proot, in rounds that take turns.
+"""What being supervised costs when nothing fails: workloads natively, behind a seccomp filter alone, under `supervise` (with
+calls made in process, and with --stub=off), under strace and under proot, in rounds that take turns.
 
   bench/setup.sh                                        # installs what is missing
   bench/fastpath.py --rounds 5 --baseline --write       # measures, writes docs/performance.md and its chart
@@ -154,7 +154,7 @@ def parse():
     arguments.modes = arguments.modes.split(",")
     unknown = [mode for mode in arguments.modes if mode not in ways.NAMES]
     if unknown or "native" not in arguments.modes or arguments.rounds < 1:
-        parser.error("--modes: native, and of supervise, off, strace, proot" if unknown or arguments.rounds > 0 else "--rounds: 1 at least")
+        parser.error(f"--modes: native, and of {', '.join(ways.NAMES[1:])}" if unknown or arguments.rounds > 0 else "--rounds: 1 at least")
     if not chosen(arguments.words):
         parser.error(f"no workload has {' or '.join(arguments.words)} in its name; --list has them")
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -175,9 +175,9 @@ def main():
         place = Place(arguments.disk, arguments.loop)
         try:
             tools = place.root / "tools"
-            micro = ways.micro(tools)
+            micro, only_filter = (ways.program(name, tools) for name in ("micro", "filter"))
             ways.keep_copy(tools)
-            good = Run(arguments, place, ways.Modes(arguments.modes), micro).all()
+            good = Run(arguments, place, ways.Modes(arguments.modes, only_filter), micro).all()
         finally:
             place.close()
         print(f"raw figures: {arguments.results}", flush=True)

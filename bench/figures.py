@@ -104,10 +104,10 @@ def markdown(found):
     aims = [met for line in lines if (met := judged(head, line)) is not None]
     text = [f"{head['machine']}; {head['version']}; {head['date'][:10]}; {rounds}{quick}; files on disk: {head['disk']}; "
             f"the source tree: {head['tree']}.", ""]
-    columns = ["workload", "native", "`supervise`", "at most", "`--stub=off`", "strace", "proot", "faster than strace"]
+    columns = ["workload", "native", "a filter alone", "`supervise`", "at most", "`--stub=off`", "strace", "proot", "faster than strace"]
     text += [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
     for line in lines:
-        cells = [line.title, absolute(line.native, line.unit), times(line.ratio("supervise")), aim(head, line),
+        cells = [line.title, absolute(line.native, line.unit), times(line.ratio("filter")), times(line.ratio("supervise")), aim(head, line),
                  *(times(line.ratio(mode)) for mode in ("off", "strace", "proot")), times(line.factor())]
         text.append(f"| {' | '.join(cells)} |")
     text.append("")
@@ -127,8 +127,9 @@ SECTION = """## The fast path
 What supervision costs when nothing fails. Each workload natively, under `supervise` with its directory declared as a storage path and
 its journal keeping content, with calls made in process ([in-process.md](in-process.md)) and without (`--stub=off`: each watched call stops
 twice), under `strace -f --seccomp-bpf -o /dev/null`, and under proot; each round runs all of them, one after the other. Native is in
-absolute terms, for one call, transaction or request where there is such a thing; the others are times native, less is better. Of servers
-the server runs in the mode, the client natively. The time is the workload's own: what starting and ending costs is the first line. "At
+absolute terms, for one call, transaction or request where there is such a thing; the others are times native, less is better. "A filter
+alone" is the program behind a seccomp filter that looks at the same calls and allows each (`bench/filter.cpp`), with no tracer: less is not to
+be had with seccomp. Of servers the server runs in the mode, the client natively. The time is the workload's own: what starting and ending costs is the first line. "At
 most" is what was aimed at.
 
 ![Times native, by workload](fastpath.svg)

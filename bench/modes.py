@@ -8,8 +8,8 @@ from pathlib import Path
 
 from harness import scenario
 
-NAMES = ("native", "supervise", "off", "strace", "proot")
-TITLES = {"native": "native", "supervise": "`supervise`", "off": "`--stub=off`", "strace": "strace", "proot": "proot"}
+NAMES = ("native", "filter", "supervise", "off", "strace", "proot")
+TITLES = {"native": "native", "filter": "a filter alone", "supervise": "`supervise`", "off": "`--stub=off`", "strace": "strace", "proot": "proot"}
 
 
 def supervise():
@@ -27,13 +27,13 @@ def keep_copy(tools):
     os.environ["SUPERVISE_BIN"] = str(tools / "bin/supervise")
 
 
-def micro(tools):
-    """bench_micro of the build that the binary is from, or one compiled now."""
-    built = Path(supervise()).resolve().parents[1] / "bench/bench_micro"
-    source = Path(__file__).with_name("micro.cpp")
+def program(name, tools):
+    """bench_NAME of the build that the binary is from, or one compiled now."""
+    built = Path(supervise()).resolve().parents[1] / f"bench/bench_{name}"
+    source = Path(__file__).with_name(f"{name}.cpp")
     if built.exists() and built.stat().st_mtime >= source.stat().st_mtime:
         return built
-    target = Path(tools) / "bench_micro"
+    target = Path(tools) / f"bench_{name}"
     subprocess.run(["c++", "-std=c++20", "-O2", "-pthread", str(source), "-o", str(target)], check=True, timeout=120)
     return target
 
@@ -43,10 +43,10 @@ def _output(argv):
 
 
 class Modes:
-    """`names`: those that work here. `skipped`: {name: why}. `traced`: what strace is told to look at."""
+    """`names`: those that work here. `skipped`: {name: why}. `traced`: what strace is told to look at, `watched`: the filter."""
 
-    def __init__(self, wanted):
-        self.skipped, self.traced, self.conditional = {}, [], []
+    def __init__(self, wanted, filter_program):
+        self.skipped, self.traced, self.conditional, self.watched, self.filter_program = {}, [], [], [], filter_program
         for name in NAMES:
             why = self._missing(name) if name in wanted else None
             if why:
@@ -54,14 +54,14 @@ class Modes:
         self.names = [name for name in NAMES if name in wanted and name not in self.skipped]
 
     def _missing(self, name):
-        if name in ("supervise", "off", "strace") and not os.access(supervise(), os.X_OK):
-            return f"{supervise()} is not built" + (", which tells the calls to look at" if name == "strace" else "")
+        if name in ("filter", "supervise", "off", "strace") and not os.access(supervise(), os.X_OK):
+            return f"{supervise()} is not built" + (", which tells the calls to look at" if name in ("filter", "strace") else "")
         if name == "off" and "--stub" not in _output([supervise(), "run", "--help"]).stdout:
             return "this `supervise` has no --stub"
-        if name in ("strace", "proot"):
-            if not shutil.which(name):
+        if name in ("filter", "strace", "proot"):
+            if name != "filter" and not shutil.which(name):
                 return f"{name} is not installed"
-            if name == "strace":
+            if name != "proot":
                 self._looked_at()
             done = _output([*self.prefix(name, "/tmp"), "/bin/true"])
             if done.returncode != 0:
@@ -75,6 +75,7 @@ class Modes:
         looked = [row for row in table if row["trap"] == "always"]
         self.traced = [row["name"] for row in looked if not row["conditional"]]
         self.conditional = [row["name"] for row in looked if row["conditional"]]
+        self.watched = [str(row["number"]) for row in looked]
 
     def prefix(self, name, directory, options=()):
         """The words before the program's own. Options are those of `supervise`; "nopath": none is declared."""
@@ -85,4 +86,6 @@ class Modes:
         if name == "strace":
             # A `?` lets it pass over calls that this strace does not know.
             return ["strace", "-f", "--seccomp-bpf", "-e", "trace=" + ",".join(f"?{call}" for call in self.traced), "-o", "/dev/null", "--"]
+        if name == "filter":
+            return [str(self.filter_program), ",".join(self.watched)]
         return ["proot"] if name == "proot" else []

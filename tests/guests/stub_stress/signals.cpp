@@ -193,7 +193,7 @@ void storm() {
         // Where each handler's calls stop (--stub=off, strace), signals come faster than they can be taken: no thread would
         // ever see that the time is over.
         if (time_left()) spin(3000);
-        else guest::pause_ms(1);
+        else guest::pause_ms(20);
       }
       _exit(0);
     }
