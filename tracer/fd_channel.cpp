@@ -22,8 +22,6 @@ Result<UniqueFd> descriptor_of(pid_t pid, int fd) {
   return copy;
 }
 
-namespace {
-
 Status send_descriptor(int socket, int fd) {
   char byte = 0;
   iovec iov{&byte, 1};
@@ -43,7 +41,25 @@ Status send_descriptor(int socket, int fd) {
   return {};
 }
 
-}  // namespace
+DescriptorMessage::DescriptorMessage(std::uint64_t at)
+    : vector{reinterpret_cast<void*>(at + offsetof(DescriptorMessage, data)), 1} {
+  header.msg_iov = reinterpret_cast<iovec*>(at + offsetof(DescriptorMessage, vector));
+  header.msg_iovlen = 1;
+  header.msg_control = reinterpret_cast<void*>(at + offsetof(DescriptorMessage, control));
+  header.msg_controllen = sizeof control;
+}
+
+std::uint64_t DescriptorMessage::header_at(std::uint64_t at) const { return at + offsetof(DescriptorMessage, header); }
+
+Result<int> DescriptorMessage::number() const {
+  cmsghdr head;
+  memcpy(&head, control, sizeof head);
+  if (head.cmsg_type != SCM_RIGHTS || head.cmsg_len != CMSG_LEN(sizeof(int)))
+    return errno_error(EMFILE, "a descriptor could not be received");
+  int number;
+  memcpy(&number, control + CMSG_LEN(0), sizeof number);
+  return number;
+}
 
 Result<FdChannel> FdChannel::open(Injector& in) {
   FdChannel c(in);
@@ -72,29 +88,17 @@ FdChannel::~FdChannel() {
 Result<int> FdChannel::give(int fd) {
   RETURN_IF_ERROR(send_descriptor(ours_.get(), fd));
   in_->reset_scratch();
-  char byte = 0;
-  ASSIGN_OR_RETURN(const std::uint64_t data, in_->put(std::as_bytes(std::span(&byte, 1))));
-  iovec iov{reinterpret_cast<void*>(data), 1};
-  ASSIGN_OR_RETURN(const std::uint64_t iov_at, in_->put(std::as_bytes(std::span(&iov, 1))));
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  ASSIGN_OR_RETURN(const std::uint64_t control_at, in_->put(std::as_bytes(std::span(control))));
-  msghdr msg{};
-  msg.msg_iov = reinterpret_cast<iovec*>(iov_at);
-  msg.msg_iovlen = 1;
-  msg.msg_control = reinterpret_cast<void*>(control_at);
-  msg.msg_controllen = sizeof control;
-  ASSIGN_OR_RETURN(const std::uint64_t msg_at, in_->put(std::as_bytes(std::span(&msg, 1))));
-  ASSIGN_OR_RETURN(const long n,
-                   in_->call_checked(SYS_recvmsg, {static_cast<std::uint64_t>(theirs_), msg_at,
-                                                   MSG_DONTWAIT, 0, 0, 0}));
+  // Its own address has to be known before it can be written.
+  const DescriptorMessage empty(0);
+  ASSIGN_OR_RETURN(const std::uint64_t at, in_->put(std::as_bytes(std::span(&empty, 1))));
+  DescriptorMessage message(at);
+  RETURN_IF_ERROR(write_exact(in_->tid(), at, std::as_bytes(std::span(&message, 1))));
+  ASSIGN_OR_RETURN(const long n, in_->call_checked(SYS_recvmsg, {static_cast<std::uint64_t>(theirs_), message.header_at(at),
+                                                                 MSG_DONTWAIT, 0, 0, 0}));
   (void)n;
-  RETURN_IF_ERROR(read_exact(in_->tid(), control_at, std::as_writable_bytes(std::span(control))));
-  cmsghdr head;
-  memcpy(&head, control, sizeof head);
-  if (head.cmsg_type != SCM_RIGHTS || head.cmsg_len != CMSG_LEN(sizeof(int)))
-    return errno_error(EMFILE, fmt::format("process {} could not receive a descriptor", in_->tid()));
-  int number;
-  memcpy(&number, control + CMSG_LEN(0), sizeof number);
+  RETURN_IF_ERROR(read_exact(in_->tid(), at, std::as_writable_bytes(std::span(&message, 1))));
+  auto number = message.number();
+  if (!number) return errno_error(EMFILE, fmt::format("process {} could not receive a descriptor", in_->tid()));
   return number;
 }
 

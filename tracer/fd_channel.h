@@ -2,6 +2,12 @@
 // pidfd_getfd(2)).
 #pragma once
 
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+
 #include "supervisor/base/result.h"
 #include "supervisor/base/unique_fd.h"
 #include "tracer/inject.h"
@@ -10,6 +16,21 @@ namespace supervise {
 
 // A copy of another process's descriptor.
 Result<UniqueFd> descriptor_of(pid_t pid, int fd);
+// One descriptor, over a socket.
+Status send_descriptor(int socket, int fd);
+
+// What a process needs in its memory to receive one (recvmsg(2)): all in one piece, which lies there at `at`.
+struct DescriptorMessage {
+  explicit DescriptorMessage(std::uint64_t at);
+  std::uint64_t header_at(std::uint64_t at) const;
+  // As it is after the call. An Error: it has no descriptor.
+  Result<int> number() const;
+
+  alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))] = {};
+  iovec vector;
+  msghdr header{};
+  std::byte data[8] = {};
+};
 
 class FdChannel {
  public:

@@ -26,8 +26,7 @@ Status simple(long request, pid_t tid, const char* name, unsigned long data = 0)
 }  // namespace
 
 const unsigned long kOptions = PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-                               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD |
-                               PTRACE_O_TRACEVFORKDONE;
+                               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD;
 const unsigned long kExitKill = PTRACE_O_EXITKILL;
 
 Status seize(pid_t tid, unsigned long options) {

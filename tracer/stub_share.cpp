@@ -1,22 +1,21 @@
 // What the address spaces share with the supervisor, the control block and the ring: put in, taken out, renewed.
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "tracer/abi_x86_64.h"
+#include "tracer/fd_channel.h"
 #include "tracer/inject.h"
+#include "tracer/memory.h"
 #include "tracer/stub/stub.h"
 #include "tracer/tracer.h"
 
 namespace supervise {
 
 using ptrace_raw::Regs;
-
-namespace {
-
-constexpr auto kShareDeadline = Millis(2000);
-
-}  // namespace
 
 void Tracer::unshare_stub(Deadline deadline) {
   if (!stub_) return;
@@ -91,28 +90,58 @@ void Tracer::share_stub(Deadline deadline, bool mapped) {
   }
 }
 
-// A program with a copy of the control block that writes much to storage paths: it makes the call at hand again.
+// As Stub::share(), with two stops: the task, alone or with all others of its memory stopped, makes the calls itself.
+Status Tracer::share_at_entry(Task& task, const Regs& regs) {
+  const pid_t tid = task.tid;
+  const std::uint64_t at = task.area + stub::kAreaData;
+  const auto arg = [](int fd) { return static_cast<std::uint64_t>(fd); };
+  const std::uint64_t control = task.space->at(stub::kControl);
+  static_assert(sizeof(DescriptorMessage) <= stub::kAreaDataSize);
+
+  stub::ArenaCall pair[] = {{SYS_socketpair, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, at}, 0}};
+  RETURN_IF_ERROR(make_calls(task, regs, pair));
+  if (pair[0].result < 0) return errno_error(static_cast<int>(-pair[0].result), "a socket pair in the application");
+  int fds[2] = {-1, -1};
+  RETURN_IF_ERROR(read_exact(tid, at, std::as_writable_bytes(std::span(fds))));
+  const auto sent = [&]() -> Status {
+    ASSIGN_OR_RETURN(const UniqueFd ours, descriptor_of(task.tgid, fds[1]));
+    RETURN_IF_ERROR(send_descriptor(ours.get(), stub_->memory()));
+    const DescriptorMessage message(at);
+    return write_exact(tid, at, std::as_bytes(std::span(&message, 1)));
+  }();
+  DescriptorMessage message(at);
+  // The lowest free number is the one that was closed just before.
+  stub::ArenaCall take[] = {
+      {SYS_close, {arg(fds[1])}, 0},
+      {sent ? SYS_recvmsg : SYS_getpid, {arg(fds[0]), message.header_at(at), MSG_DONTWAIT | MSG_CMSG_CLOEXEC}, 0},
+      {sent ? SYS_mmap : SYS_getpid,
+       {control, stub::kSharedSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, arg(fds[1]), 0}, 0},
+      {sent ? SYS_close : SYS_getpid, {arg(fds[1])}, 0},
+      {SYS_close, {arg(fds[0])}, 0},
+  };
+  RETURN_IF_ERROR(make_calls(task, regs, take));
+  RETURN_IF_ERROR(sent);
+  RETURN_IF_ERROR(read_exact(tid, at, std::as_writable_bytes(std::span(&message, 1))));
+  ASSIGN_OR_RETURN(const int number, message.number());
+  if (number != fds[1]) return plain_error("a descriptor came with another number");
+  if (take[2].result < 0) return errno_error(static_cast<int>(-take[2].result), "mmap of the journal's ring in the application");
+  return stub_->was_shared(tid, *task.space);
+}
+
+// A program with a copy of the control block, at the entry of a call, that writes much to storage paths. False: it ended.
 bool Tracer::share_with(Task& task) {
   const pid_t tid = task.tid;
   std::shared_ptr<stub::Space> space = task.space;
   std::vector<std::pair<pid_t, int>> stopped;
-  bool entered = true;  // still at the entry of its call
-  if (stop_others(task, stopped, true)) {
-    auto in = Injector::open_at_entry(*this, task, Deadline::in(kShareDeadline));
-    entered = false;
-    auto shared = in ? stub_->share(*in, *space) : Status(in.error());
+  if (auto regs = ptrace_raw::get_regs(tid); regs && stop_others(task, stopped, true)) {
+    const Status shared = share_at_entry(task, *regs);
+    // It stands at the stop of another call: that becomes its own again (seccomp(2) looks at it anew).
+    if (find(tid)) ptrace_raw::set_regs(tid, *regs).ignore();
     if (!shared) space->refused = stub_->figures.last_refusal = shared.error().message();
     space->calls_to_share = 0;
   }
   for (auto [other, status] : stopped) handle(other, status);
-  Task* self = find(tid);
-  if (!self) return true;
-  if (entered) return false;
-  policy_.on_call_dropped(*self);
-  self->call.reset();
-  self->injected = false;
-  go_on(*self);
-  return true;
+  return find(tid) != nullptr;
 }
 
 // Changes of the control block, for those that have a copy of it.

@@ -2,8 +2,11 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
+#include "tracer/memory.h"
 #include "tracer/stub/code.h"
 #include "tracer/stub/start.h"
 #include "tracer/tracer.h"
@@ -86,26 +89,28 @@ bool Tracer::serve_start(Task& task, std::uint64_t ip) {
   return true;
 }
 
-// By the task itself, in its arena. It has to be put back to `regs`.
-Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stub::kBootMaps + 1]) {
+// Runs code of the arena with a table in the task's area, up to its stop: `table` is what has become of it. The task
+// has to be put back to `regs`.
+Status Tracer::run_in_arena(Task& task, const Regs& regs, std::uint32_t code, std::span<std::byte> table) {
   const pid_t tid = task.tid;
   const stub::Space& space = *task.space;
-  const std::uint64_t table = task.area + stub::kAreaTable;
+  const std::uint64_t at = task.area + stub::kAreaTable;
   const std::uint64_t stop = space.at(stub::kCode) + stub::code_head().maps_stop;
   ASSIGN_OR_RETURN(const std::uint64_t mask, ptrace_raw::get_sigmask(tid));
-  RETURN_IF_ERROR(write_exact(tid, table, std::as_bytes(std::span(maps))));
+  RETURN_IF_ERROR(write_exact(tid, at, table));
   Regs again = regs;
   rewind_call(again);
   // For whoever takes it over should we die.
   auto* note = notes_ ? notes_->claim(tid, again, mask) : nullptr;
-  const auto forget = [](TracerNotes::Injection* at) { at->state = TracerNotes::Free; };
+  const auto forget = [](TracerNotes::Injection* claimed) { claimed->state = TracerNotes::Free; };
   const std::unique_ptr<TracerNotes::Injection, decltype(forget)> noted(note, forget);
   if (note) note->state = TracerNotes::Active;
   RETURN_IF_ERROR(ptrace_raw::set_sigmask(tid, ~0ull));
   Regs there = regs;
   skip_call(there, 0);
-  there.rip = space.at(stub::kCode) + stub::code_head().first;
-  there.rsp = table + stub::kBootTable;
+  there.rip = space.at(stub::kCode) + code;
+  there.rbp = at;
+  there.rsp = at + stub::kBootTable;
   there.r15 = stop;
   RETURN_IF_ERROR(ptrace_raw::set_regs(tid, there));
   RETURN_IF_ERROR(ptrace_raw::cont(tid));
@@ -136,10 +141,24 @@ Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stu
     ptrace_raw::interrupt(tid).ignore();
     task.interrupted = true;
   }
-  const Status read = read_exact(tid, table, std::as_writable_bytes(std::span(maps)));
+  const Status read = read_exact(tid, at, table);
   ptrace_raw::set_regs(tid, again).ignore();
   ptrace_raw::set_sigmask(tid, mask).ignore();
   return read;
+}
+
+Status Tracer::make_maps(Task& task, const Regs& regs, stub::BootMap (&maps)[stub::kBootMaps + 1]) {
+  return run_in_arena(task, regs, stub::code_head().first, std::as_writable_bytes(std::span(maps)));
+}
+
+Status Tracer::make_calls(Task& task, const Regs& regs, std::span<stub::ArenaCall> calls) {
+  std::array<stub::ArenaCall, stub::kArenaCalls + 1> table{};
+  if (calls.size() > stub::kArenaCalls) return plain_error("too many calls for the arena");
+  std::ranges::copy(calls, table.begin());
+  table[calls.size()].nr = -1;
+  RETURN_IF_ERROR(run_in_arena(task, regs, stub::code_head().calls, std::as_writable_bytes(std::span(table))));
+  std::ranges::copy_n(table.begin(), static_cast<std::ptrdiff_t>(calls.size()), calls.begin());
+  return {};
 }
 
 }  // namespace supervise

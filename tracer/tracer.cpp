@@ -27,7 +27,7 @@ using ptrace_raw::Regs;
 
 namespace {
 
-constexpr unsigned kCallsToShare = 8;  // of one program that change what is on a storage path, or sync it
+constexpr unsigned kCallsToShare = 2;  // of one program that change what is on a storage path, or sync it
 
 bool changes_storage(const Call& call) {
   if (!call.row) return false;
@@ -270,7 +270,7 @@ void Tracer::handle_entry(Task& task) {
     task.wants_hint = task.area && stub_->is_traced_entry(task, info->ip);
     const std::uint64_t site = info->ip - kSyscallInsnSize;
     if (task.space && task.space->light && task.space->calls_to_share >= kCallsToShare && !task.vfork_child && !safe_ &&
-        !task.exempt && !task.detained && task.space->refused.empty() && share_with(task))
+        !task.exempt && !task.detained && task.area && task.space->refused.empty() && !share_with(task))
       return;
     task.knows_files = task.space && !task.space->light;
     std::vector<stub::Known> known;

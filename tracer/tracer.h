@@ -191,7 +191,11 @@ class Tracer {
   bool patch(Task& task, std::uint64_t site, int nr);
   bool patch_known(Task& task, const std::vector<stub::Known>& sites);
   void patch_wanted(Task& task);
+  // By the task itself, in its arena; it stands at the entry of a call, and has to be put back to `regs`.
+  Status run_in_arena(Task& task, const ptrace_raw::Regs& regs, std::uint32_t code, std::span<std::byte> table);
   Status make_maps(Task& task, const ptrace_raw::Regs& regs, stub::BootMap (&maps)[stub::kBootMaps + 1]);
+  Status make_calls(Task& task, const ptrace_raw::Regs& regs, std::span<stub::ArenaCall> calls);
+  Status share_at_entry(Task& task, const ptrace_raw::Regs& regs);
   bool stop_others(const Task& self, std::vector<std::pair<pid_t, int>>& stopped, bool sleeping_too = false);
   void drop_area(Task& task);
   void forget_descriptors(const Task& task, const Call& call);

@@ -10,6 +10,7 @@ from stub_support import OUTSIDE, figures, run_told
 KINDS = ("stub_mini", "stub_mini_static", "stub_mini_static_pie", "stub_mini_no_pie", "stub_mini_musl")
 ROUNDS = 400
 CHILDREN = 200
+WRITERS, MOST_STOPS = 50, 20
 
 
 def kinds(t, host, problems):
@@ -41,6 +42,16 @@ def children(t, host):
     t.check(stops < CHILDREN, f"{stops} stops at calls of {CHILDREN} children")
 
 
+def short_writers(t, host):
+    """Programs that write little each get the journal's ring soon, and at the price of two stops."""
+    (t.shared / "writers.sh").write_text(f"for i in {{1..{WRITERS}}}; do dd if=/dev/zero of=file$i bs=100 count=20 status=none; done\n"
+                                         "cat file* | wc -c\n")
+    got, log = run_told(t, host, MODES["path"], ["bash", "/srv/shared/writers.sh"])
+    t.equal(got.stdout, f"{WRITERS * 2000}\n", "a shell whose children write")
+    stops = int(re.search(r'"stops":{"all":\d+,"calls":(\d+)', log).group(1))
+    t.check(stops < WRITERS * MOST_STOPS, f"{stops} stops at calls of {WRITERS} programs with 20 writes each")
+
+
 def rotation(t, host, problems):
     """What the journal holds at the end is told when it is made durable."""
     for stub in ("off", "on"):
@@ -58,6 +69,7 @@ def main(t):
     problems = Problems(t)
     problems.attempt(kinds, t, host, problems)
     problems.attempt(children, t, host)
+    problems.attempt(short_writers, t, host)
     problems.attempt(rotation, t, host, problems)
     problems.finish()
 

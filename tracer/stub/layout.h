@@ -23,7 +23,7 @@
 
 namespace supervise::stub {
 
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersion = 3;
 inline constexpr uint64_t kMagic = 0x6275747365707573;  // "supestub"
 
 inline constexpr uint64_t kWindow = 0x10000000;
@@ -299,6 +299,8 @@ struct CodeHead {
   uint32_t first, first_end;  // code that makes mappings (BootMap), also to be put at the begin of a program
   uint32_t first_stop;        // its traced syscall instruction, from `first`
   uint32_t maps_stop;         // in the arena that is another one, whose address r15 must have
+  uint32_t calls;             // code that makes calls (ArenaCall), to the same stop
+  uint32_t reserved;
 };
 
 // ---- mappings that a thread is told to make, kBootTable below its stack pointer: a program that gets its arena
@@ -315,5 +317,15 @@ struct BootTable {
   uint8_t code[128];       // of a program, where our code is
 };
 static_assert(sizeof(BootMap) == 32 && sizeof(BootTable) < kBootTable);
+
+// ---- calls that a thread is told to make, one after the other, whatever comes of each; rbp has the table
+struct ArenaCall {
+  int64_t nr;              // below 0: none, and none behind it
+  uint64_t arguments[6];
+  int64_t result;
+};
+static_assert(sizeof(ArenaCall) == 64);
+inline constexpr unsigned kArenaCalls = 7;
+inline constexpr uint64_t kAreaData = kAreaTable + (kArenaCalls + 1) * sizeof(ArenaCall), kAreaDataSize = 0x200;
 
 }  // namespace supervise::stub

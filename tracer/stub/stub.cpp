@@ -246,8 +246,12 @@ Status Stub::share(Injector& in, Space& space) {
                                            MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(fd), 0});
   in.call(SYS_close, {static_cast<std::uint64_t>(fd)}).value_or(0);
   if (!mapped) return mapped.error();
+  return was_shared(in.tid(), space);
+}
+
+Status Stub::was_shared(pid_t pid, Space& space) const {
   // What was learned of descriptors without it is void.
-  if (space.light) RETURN_IF_ERROR(put(in.tid(), space.at(kProcess) + offsetof(Process, fd_epoch), std::uint32_t{0}));
+  if (space.light) RETURN_IF_ERROR(put(pid, space.at(kProcess) + offsetof(Process, fd_epoch), std::uint32_t{0}));
   space.light = false;
   return {};
 }

@@ -43,6 +43,8 @@ class Stub {
   // With all threads of the address space stopped. `in`: one of them.
   Status install(Injector& in, Space& space);
   Status share(Injector& in, Space& space);          // control block and ring
+  Status was_shared(pid_t pid, Space& space) const;  // they are there now
+  int memory() const { return memory_.get(); }       // theirs
   Status unshare(Injector& in, const Space& space) const;  // zeros in their place
   // Maps what a slot needs, then writes slot and patch. False, with `why`: not patchable.
   Result<bool> patch(Injector& in, Space& space, std::uint64_t site, int nr, std::string& why);

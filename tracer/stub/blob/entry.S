@@ -28,7 +28,7 @@ stub_head:
   .quad 0x6275747365707573
 stub_area_tag:
   .quad 0
-  .long 2
+  .long 3
   .long stub_end - stub_head
   .long stub_enter - stub_head
   .long stub_entered - stub_head
@@ -44,6 +44,8 @@ stub_area_tag:
   .long stub_first_end - stub_head
   .long stub_first_stop - stub_first
   .long stub_maps_stop - stub_head
+  .long stub_calls - stub_head
+  .long 0
 
   .text
   .globl stub_enter
@@ -181,6 +183,26 @@ stub_first_stop:
 3:
   jmp *%r15  // in the arena: to stub_maps_stop
 stub_first_end:
+
+// Makes calls (layout.h, ArenaCall) and stops.
+stub_calls:
+  mov (%rbp), %rax
+  test %rax, %rax
+  js 2f
+  mov 8(%rbp), %rdi
+  mov 16(%rbp), %rsi
+  mov 24(%rbp), %rdx
+  mov 32(%rbp), %r10
+  mov 40(%rbp), %r8
+  mov 48(%rbp), %r9
+  syscall
+  mov %rax, 56(%rbp)
+  add $64, %rbp
+  jmp stub_calls
+2:
+  mov $-1, %rdi
+  mov $3, %eax  // close
+  jmp *%r15     // to stub_maps_stop
 
   .section .traced, "ax"
   .balign 16

@@ -12,6 +12,7 @@ namespace {
 static_assert(offsetof(Area, rax) == 0 && offsetof(Area, rdi) == 8 && offsetof(Area, r9) == 48);
 static_assert(offsetof(Area, rsp) == 56 && offsetof(Area, rbx) == 64 && offsetof(Area, r15) == 104);
 static_assert(offsetof(Area, slot) == 112 && offsetof(Area, result) == 120 && offsetof(Area, stage) == 128);
+static_assert(offsetof(ArenaCall, arguments) == 8 && offsetof(ArenaCall, result) == 56);
 static_assert(offsetof(BootMap, size) == 8 && offsetof(BootMap, prot) == 16 && offsetof(BootMap, result) == 24);
 static_assert(offsetof(Area, trap_kind) == 132 && kAreaSize == 8192 && kAreasSize == 1u << 25);
 
