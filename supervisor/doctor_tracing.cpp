@@ -2,11 +2,13 @@
 #include <fmt/format.h>
 #include <linux/kcmp.h>
 #include <linux/ptrace.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 
@@ -139,6 +141,44 @@ Result<std::string> try_pidfd_getfd() {
   return std::string("a child's descriptor was taken and used");
 }
 
+// Microseconds that a stop takes from the tracee's call to its going on, with both on one processor or wherever they run.
+Result<double> time_stops(bool one_processor) {
+  constexpr int kWarm = 50, kStops = 400;
+  cpu_set_t all, one;
+  CPU_ZERO(&all);
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<std::size_t>(std::max(0, ::sched_getcpu())), &one);
+  if (::sched_getaffinity(0, sizeof all, &all) != 0) return errno_error("sched_getaffinity");
+  if (one_processor && ::sched_setaffinity(0, sizeof one, &one) != 0) return errno_error("sched_setaffinity");
+  ASSIGN_OR_RETURN(auto program, filter_build(filter_plan({})));
+  const sock_fprog fprog{static_cast<unsigned short>(program.size()), program.data()};
+  const ProbeChild child([&] {
+    ::raise(SIGSTOP);
+    if (const int err = filter_install(&fprog); err != 0) return err;
+    for (int i = 0; i < kWarm + kStops; ++i) ::syscall(SYS_fsync, -1);
+    return 0;
+  });
+  RETURN_IF_ERROR(ptrace_raw::seize(child.pid(), ptrace_raw::kOptions | ptrace_raw::kExitKill));
+  auto began = Clock::now();
+  for (int seen = 0; seen < kWarm + kStops;) {
+    ASSIGN_OR_RETURN(const auto stop, next_stop(child));
+    if (stop.is_end()) return plain_error("the child ended before its last call");
+    if (stop.kind == StopKind::Seccomp && ++seen == kWarm) began = Clock::now();
+    if (stop.kind == StopKind::GroupStop) ::kill(child.pid(), SIGCONT);
+    RETURN_IF_ERROR(ptrace_raw::cont(child.pid()));
+  }
+  if (one_processor) ::sched_setaffinity(0, sizeof all, &all);
+  return ms_between(began, Clock::now()) * 1000 / kStops;
+}
+
+Result<std::string> try_stop_cost() {
+  constexpr double kSlow = 25;
+  ASSIGN_OR_RETURN(const double anywhere, time_stops(false));
+  ASSIGN_OR_RETURN(const double together, time_stops(true));
+  if (anywhere < kSlow || anywhere < 2 * together) return fmt::format("one takes {:.1f} us", anywhere);
+  return plain_error(fmt::format("one takes {:.1f} us, and {:.1f} where no idle processor has to be woken", anywhere, together));
+}
+
 // A child of ours has the low addresses free; a call from the stub's place passes the filter there.
 Result<std::string> try_stub() {
   ASSIGN_OR_RETURN([[maybe_unused]] const auto stub, stub::Stub::create());
@@ -171,6 +211,11 @@ void probe_tracing(const ProbeSink& sink) {
                  kLimit, try_filter));
   sink(run_probe("calls.in_process", Need::Extra,
                  "every call stops then: it needs Linux 5.9 and a processor with FSGSBASE", kLimit, try_stub));
+  sink(run_probe("calls.stop", Need::Extra,
+                 "signals, new processes and calls that are not made in process take that much longer; let idle processors poll "
+                 "before they sleep (KVM guest: echo 200000 >/sys/module/haltpoll/parameters/guest_halt_poll_ns; else a "
+                 "low-latency profile: cpupower idle-set -D 10)",
+                 kLimit, try_stop_cost));
   sink(run_probe("ptrace.suspend_seccomp", Need::Handover,
                  "grant CAP_SYS_ADMIN and start supervise itself without a seccomp filter (container: "
                  "--cap-add SYS_ADMIN --security-opt seccomp=unconfined)",

@@ -82,6 +82,7 @@ class Front {
         current_ = news->pid;
         followed_ = true;
         death_.reset(static_cast<int>(syscall(SYS_pidfd_open, current_, 0)));
+        if (!death_) current_ = 0;  // dead already, and somebody else's child
         for (const signalfd_siginfo& info : std::exchange(missed_, {})) send_on(info);
         return true;
       default: return true;
