@@ -104,11 +104,12 @@ def markdown(found):
     aims = [met for line in lines if (met := judged(head, line)) is not None]
     text = [f"{head['machine']}; {head['version']}; {head['date'][:10]}; {rounds}{quick}; files on disk: {head['disk']}; "
             f"the source tree: {head['tree']}.", ""]
-    columns = ["workload", "native", "a filter alone", "`supervise`", "at most", "`--stub=off`", "strace", "proot", "faster than strace"]
+    shown = [mode for mode in ("filter",) if any(mode in line.values for line in lines)]  # figures of before have none
+    columns = ["workload", "native", *(TITLES[mode] for mode in shown), "`supervise`", "at most", "`--stub=off`", "strace", "proot", "faster than strace"]
     text += [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
     for line in lines:
-        cells = [line.title, absolute(line.native, line.unit), times(line.ratio("filter")), times(line.ratio("supervise")), aim(head, line),
-                 *(times(line.ratio(mode)) for mode in ("off", "strace", "proot")), times(line.factor())]
+        cells = [line.title, absolute(line.native, line.unit), *(times(line.ratio(mode)) for mode in shown), times(line.ratio("supervise")),
+                 aim(head, line), *(times(line.ratio(mode)) for mode in ("off", "strace", "proot")), times(line.factor())]
         text.append(f"| {' | '.join(cells)} |")
     text.append("")
     if aims:

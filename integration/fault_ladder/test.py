@@ -57,7 +57,8 @@ def main(t):
     case = Case(t, "limit", "never", ["--journal-limit", "1M", "--log-level", "debug"], second=True)
     moved = [int(n) for n in re.findall(r"journal.(?:replayed|synced): (\d+) bytes of [1-9]", case.said)]
     t.check(len(moved) >= 4, f"the supervisor made it durable again and again: {moved}")
-    t.check(max(moved) <= (1 << 20) + PIECE, "the journal never held much more than its limit")
+    # The piece that goes over the limit, and one that comes between a sync that fails and the switch.
+    t.check(max(moved) <= (1 << 20) + 2 * PIECE, "the journal never held much more than its limit")
     t.check(case.stored() == content(96 * PIECE), "all bytes are on the second path")
 
     case = Case(t, "leaves", "leaves", [], second=True, status=7)
